@@ -1,0 +1,198 @@
+/**
+ * Single-use codes: who may send one to WeChat, and what everybody else with the same code gets.
+ *
+ * WeChat itself guarantees that a code succeeds at most once. So this is not mutual exclusion for safety:
+ * losing a claim (failover, a stalled process) costs one more call and a refusal, never a wrong session.
+ * What it buys is that a thousand copies of one code become one call and a thousand equal answers.
+ *
+ * Two levels. Within a process a map of flights: the first caller leads, the rest share its outcome. Between
+ * processes a record in Redis (src/lua/claim-code.lua): the leader holds a lease, which it renews while it
+ * works; others ask again every few milliseconds until the outcome is there or the lease has run out. Asking
+ * is cheap, because of the first level there is at most one waiter a process, and unlike a subscription it
+ * cannot lose its message in a failover.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
+import { GatewayError, isErrorCode } from './errors.ts'
+import type { ClaimOutcome, Claim, Grant, LoginAttempt } from './login.ts'
+import { loadScript, stored } from './redis.ts'
+import type { Keys, RedisClient } from './redis.ts'
+
+/** A dead leader is replaced after this; short enough for the waiters' own deadline. */
+export const LEASE_MS = 1_500
+const LEASE_RENEWAL_MS = 500
+/** Life of a claim that is pending or was given back. */
+const PENDING_LIFE_MS = 30_000
+/** How long a retry of a finished login gets its session again; covers a phone that was in a pocket. */
+const SETTLED_LIFE_MS = 60_000
+/** A refused code stays refused: WeChat lets codes live for five minutes. */
+const REFUSED_LIFE_MS = 300_000
+/** A user whom WeChat blocks may be unblocked. */
+const BLOCKED_LIFE_MS = 60_000
+/** A code that was led this often without an outcome is given up. */
+const LEADS_MAX = 3
+
+const POLL_FIRST_MS = 15
+const POLL_GROWTH = 1.6
+const POLL_MS_MAX = 100
+
+export type ClaimEvent =
+  | 'shared' // joined a flight of this process
+  | 'lead'
+  | 'takeover' // led a code whose leader had gone silent or had given it back
+  | 'wait' // another process was leading
+  | 'replay' // got a settled login again
+  | 'refused' // got a kept refusal
+  | 'other_client'
+  | 'exhausted'
+
+const claimScript = loadScript('claim-code')
+const renewScript = loadScript('renew-claim')
+const settleScript = loadScript('settle-code')
+const failScript = loadScript('fail-code')
+
+export interface CodesObserver {
+  onClaim(event: ClaimEvent): void
+  /** A claim could not be settled or failed in Redis; a retry of the code gets `new_code`. */
+  onClaimLost(error: unknown): void
+}
+
+export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObserver) {
+  const flights = new Map<string, Promise<Grant>>()
+  const processId = randomBytes(9).toString('base64url')
+  let flightCount = 0
+
+  const keyOf = ({ appid, code }: LoginAttempt) =>
+    keys.code(createHash('sha256').update(`${appid}\0${code}`).digest('base64url'))
+
+  return {
+    share(attempt: LoginAttempt, lead: () => Promise<Grant>): Promise<Grant> {
+      const flight = `${attempt.appid}\0${attempt.code}\0${attempt.bind}`
+      const running = flights.get(flight)
+      if (running !== undefined) {
+        observer.onClaim('shared')
+        return running
+      }
+      const led = lead().finally(() => flights.delete(flight))
+      flights.set(flight, led)
+      return led
+    },
+
+    async claim(attempt: LoginAttempt, deadline: AbortSignal): Promise<ClaimOutcome> {
+      const key = keyOf(attempt)
+      const owner = `${processId}.${++flightCount}`
+      let waited = false
+      for (let pollMs = POLL_FIRST_MS; ; pollMs = Math.min(pollMs * POLL_GROWTH, POLL_MS_MAX)) {
+        const answer = await begin(key, owner, attempt.bind)
+        switch (answer.state) {
+          case 'LEAD':
+            observer.onClaim(answer.generation > 1 ? 'takeover' : 'lead')
+            return { state: 'leading', claim: lead(key, owner, attempt.bind, answer) }
+          case 'SETTLED':
+            observer.onClaim('replay')
+            return { state: 'settled', settlement: answer.value }
+          case 'REFUSED':
+            observer.onClaim('refused')
+            throw parseRefusal(answer.value)
+          case 'OTHER_CLIENT':
+            observer.onClaim('other_client')
+            throw new GatewayError('code_already_used', { detail: 'Another client has sent this code.' })
+          case 'EXHAUSTED':
+            observer.onClaim('exhausted')
+            throw new GatewayError('code_consumed', {
+              detail: 'The code was tried several times without an outcome.',
+            })
+          case 'WAIT':
+            if (!waited) observer.onClaim('wait')
+            waited = true
+        }
+        if (deadline.aborted) throw new GatewayError('login_in_progress')
+        await pause(Math.random() * pollMs)
+      }
+    },
+  }
+
+  async function begin(key: string, owner: string, bind: string): Promise<ClaimAnswer> {
+    try {
+      return parseAnswer(
+        await stored(claimScript(redis, [key], [owner, bind, LEASE_MS, PENDING_LIFE_MS, LEADS_MAX])),
+      )
+    } catch (error) {
+      // The claim may have been made although its answer was not heard. Commands of one connection run in
+      // order, so this one gives it back right behind it, and nobody has to wait for the lease to end.
+      failScript(redis, [key], [owner, 'R', '', PENDING_LIFE_MS]).catch(ignore)
+      throw error
+    }
+  }
+
+  function lead(key: string, owner: string, bind: string, { generation, startedAtMs }: Lead): Claim {
+    const renewal = setInterval(() => {
+      // A renewal that fails is not repeated: if the lease is lost, settling still works.
+      renewScript(redis, [key], [owner, LEASE_MS]).catch(ignore)
+    }, LEASE_RENEWAL_MS)
+    return {
+      generation,
+      startedAtMs,
+      async settle(settlement) {
+        clearInterval(renewal)
+        await settleScript(redis, [key], [settlement, SETTLED_LIFE_MS, bind]).catch(observer.onClaimLost)
+      },
+      async fail(error) {
+        clearInterval(renewal)
+        const { state, value, lifeMs } = refusalOf(error)
+        await failScript(redis, [key], [owner, state, value, lifeMs]).catch(observer.onClaimLost)
+      },
+    }
+  }
+}
+
+interface Lead {
+  state: 'LEAD'
+  generation: number
+  startedAtMs: number
+}
+
+type ClaimAnswer =
+  | Lead
+  | { state: 'WAIT' | 'OTHER_CLIENT' | 'EXHAUSTED' }
+  | { state: 'SETTLED' | 'REFUSED'; value: string }
+
+function parseAnswer(answer: unknown): ClaimAnswer {
+  const [state, first, second] = answer as [string, unknown, unknown]
+  switch (state) {
+    case 'LEAD':
+      return { state, generation: Number(first), startedAtMs: Number(second) }
+    case 'WAIT':
+    case 'OTHER_CLIENT':
+    case 'EXHAUSTED':
+      return { state }
+    case 'SETTLED':
+    case 'REFUSED':
+      return { state, value: String(first) }
+    default:
+      throw new TypeError('claim-code.lua gave an answer that is not on its list')
+  }
+}
+
+/**
+ * What becomes of a code after a failure. `new_code`: WeChat has used it up or may have, so its retries get
+ * the same answer without asking again. Otherwise it is given back, for the client was told to send it again.
+ */
+function refusalOf(error: unknown): { state: 'N' | 'R'; value: string; lifeMs: number } {
+  if (error instanceof GatewayError) {
+    const value = `${error.code} ${error.errcode ?? ''} ${error.rid ?? ''}`
+    if (error.retry === 'new_code') return { state: 'N', value, lifeMs: REFUSED_LIFE_MS }
+    if (error.code === 'login_blocked') return { state: 'N', value, lifeMs: BLOCKED_LIFE_MS }
+  }
+  return { state: 'R', value: '', lifeMs: PENDING_LIFE_MS }
+}
+
+function parseRefusal(value: string): GatewayError {
+  const [code = '', errcode = '', rid = ''] = value.split(' ')
+  return new GatewayError(isErrorCode(code) ? code : 'code_consumed', {
+    errcode: errcode === '' ? undefined : Number(errcode),
+    rid: rid === '' ? undefined : rid,
+  })
+}
+
+function ignore(): void {}

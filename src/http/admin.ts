@@ -1,0 +1,37 @@
+/** The admin listener: metrics and health for machines; everything else wants the admin token. */
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { Secret } from '../secret.ts'
+import { GatewayError } from '../errors.ts'
+import { addHealthRoutes } from './health-routes.ts'
+import { createServer } from './server.ts'
+import type { Server, ServerDeps } from './server.ts'
+
+const OPEN_ROUTES: ReadonlySet<string> = new Set(['/metrics', '/livez', '/readyz'])
+
+export interface AdminDeps extends ServerDeps {
+  adminToken: Secret<string>
+}
+
+export function createAdminApp({ adminToken, ...deps }: AdminDeps): Server {
+  const app = createServer(deps)
+  const expected = digest(`Bearer ${adminToken.reveal()}`)
+
+  app.addHook('onRequest', async (request) => {
+    if (OPEN_ROUTES.has(request.routeOptions.url ?? '')) return
+    // Hashes have one length, so the comparison takes one time.
+    if (!timingSafeEqual(digest(request.headers.authorization ?? ''), expected)) {
+      throw new GatewayError('admin_unauthorized')
+    }
+  })
+
+  addHealthRoutes(app, deps.health)
+  const { exposition } = deps.metrics
+  app.get('/metrics', async (_request, reply) =>
+    reply.type(exposition.contentType).send(await exposition.text()),
+  )
+  return app
+}
+
+function digest(text: string): Buffer {
+  return createHash('sha256').update(text).digest()
+}

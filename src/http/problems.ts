@@ -1,0 +1,113 @@
+/**
+ * Errors on the wire: the one place that turns an error into an answer (RFC 9457, application/problem+json).
+ *
+ * A GatewayError is shown as the catalogue has it. What Fastify rejects is translated. Everything else is a
+ * fault of ours: the client sees `internal` and nothing of it, the log gets it whole.
+ */
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+import { ERRORS, GatewayError } from '../errors.ts'
+import type { ErrorCode } from '../errors.ts'
+
+const CONTENT_TYPE = 'application/problem+json; charset=utf-8'
+const TYPE_PREFIX = 'urn:wechat-login-gateway:error:'
+/** Clients that were turned away together should not return together. */
+const RETRY_AFTER_JITTER_SECONDS = 2
+
+export interface Problem {
+  type: string
+  title: string
+  status: number
+  detail?: string
+  code: ErrorCode
+  retry: string
+  errcode?: number
+  rid?: string
+}
+
+export function problemOf(error: GatewayError): Problem {
+  return {
+    type: TYPE_PREFIX + error.code,
+    title: ERRORS[error.code].title,
+    status: error.status,
+    ...(error.detail === undefined ? {} : { detail: error.detail }),
+    code: error.code,
+    retry: error.retry,
+    ...(error.errcode === undefined ? {} : { errcode: error.errcode }),
+    ...(error.rid === undefined ? {} : { rid: error.rid }),
+  }
+}
+
+export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const shown = toGatewayError(error)
+  request.outcome = shown.code
+  if (shown.code === 'internal')
+    request.log.error({ err: error, route: request.routeOptions.url }, 'request failed')
+  else if (shown.status >= 500) {
+    const { code, errcode, rid, cause } = shown
+    request.log.warn(
+      { outcome: code, errcode, rid, cause: cause instanceof Error ? cause.message : undefined },
+      'request refused',
+    )
+  }
+  if (shown.status === 401) reply.header('www-authenticate', 'Bearer')
+  const { retryAfterSeconds } = shown
+  if (retryAfterSeconds !== undefined) {
+    reply.header(
+      'retry-after',
+      retryAfterSeconds + Math.floor(Math.random() * (RETRY_AFTER_JITTER_SECONDS + 1)),
+    )
+  }
+  reply
+    .code(shown.status)
+    .header('content-type', CONTENT_TYPE)
+    .send(JSON.stringify(problemOf(shown)))
+}
+
+export function toGatewayError(error: unknown): GatewayError {
+  if (error instanceof GatewayError) return error
+  const { code, statusCode, validation, message } = (error ?? {}) as Partial<FastifyError>
+  // A validator's message names the field and the rule, never the value.
+  if (validation !== undefined) return new GatewayError('request_invalid', { detail: message })
+  switch (code) {
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new GatewayError('media_type_unsupported')
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new GatewayError('body_too_large')
+    case 'FST_ERR_HANDLER_TIMEOUT':
+      return new GatewayError('overloaded')
+    case 'FST_ERR_BAD_URL':
+      return new GatewayError('request_invalid', { detail: 'The address is not correctly encoded.' })
+  }
+  if (statusCode === 414) return new GatewayError('uri_too_long')
+  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
+    return new GatewayError('request_invalid', { detail: 'The request could not be read.' })
+  }
+  return new GatewayError('internal', { cause: error })
+}
+
+/** What Node's HTTP parser rejects before there is a request: answered by hand on the socket. */
+export function clientErrorResponse(error: NodeJS.ErrnoException): string {
+  const code = CLIENT_ERRORS[error.code ?? ''] ?? 'request_invalid'
+  const problem = problemOf(new GatewayError(code))
+  const body = JSON.stringify(problem)
+  return [
+    `HTTP/1.1 ${problem.status} ${STATUS_TEXT[problem.status] ?? 'Bad Request'}`,
+    `content-type: ${CONTENT_TYPE}`,
+    `content-length: ${Buffer.byteLength(body)}`,
+    'cache-control: no-store',
+    'connection: close',
+    '',
+    body,
+  ].join('\r\n')
+}
+
+const CLIENT_ERRORS: Partial<Record<string, ErrorCode>> = {
+  ERR_HTTP_REQUEST_TIMEOUT: 'request_timeout',
+  HPE_HEADER_OVERFLOW: 'headers_too_large',
+}
+
+const STATUS_TEXT: Partial<Record<number, string>> = {
+  400: 'Bad Request',
+  408: 'Request Timeout',
+  431: 'Request Header Fields Too Large',
+}

@@ -1,0 +1,16 @@
+/** The public listener: what Mini Programs, and proxies on their behalf, may ask. */
+import { addHealthRoutes } from './health-routes.ts'
+import { addLoginRoutes } from './login-routes.ts'
+import type { LoginRoutesDeps } from './login-routes.ts'
+import { createServer } from './server.ts'
+import type { Server, ServerDeps } from './server.ts'
+import { addSessionRoutes } from './session-routes.ts'
+import type { SessionRoutesDeps } from './session-routes.ts'
+
+export function createPublicApp(deps: ServerDeps & LoginRoutesDeps & SessionRoutesDeps): Server {
+  const app = createServer(deps)
+  addHealthRoutes(app, deps.health)
+  addLoginRoutes(app, deps)
+  addSessionRoutes(app, deps)
+  return app
+}

@@ -1,0 +1,118 @@
+/**
+ * Which limits exist, whom they count, and what they are for. All are per minute.
+ *
+ *   name               subject            protects
+ *   login_per_ip       address group      the gateway from one loud address; generous, for carriers put
+ *                                         thousands of phones behind one IPv4 address
+ *   invalid_per_ip     address group      WeChat's patience: codes it refused. The real sign of abuse, for
+ *                                         an honest client nearly never sends one
+ *   exchange_per_app   appid              WeChat's quota of the app, over all gateways
+ *   login_per_user     sub                sessions and jobs from one user who logs in in a loop; counted
+ *                                         inside open-session.lua, to save a round trip
+ *
+ * Counted in Redis by rate-limiter-flexible. When Redis cannot count, the process counts for itself: never
+ * unlimited, and said by the metric's outcome `degraded`.
+ */
+import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
+import { addressGroup } from './addresses.ts'
+import { GatewayError } from './errors.ts'
+import type { Keys, RedisClient } from './redis.ts'
+
+export const LIMIT_NAMES = ['login_per_ip', 'invalid_per_ip', 'exchange_per_app'] as const
+export type LimitName = (typeof LIMIT_NAMES)[number]
+export type LimitOutcome = 'allowed' | 'denied' | 'degraded'
+
+const WINDOW_SECONDS = 60
+/** An address is shut out when more than this share of its logins carried refused codes. */
+const INVALID_SHARE_MAX = 0.5
+
+export interface LimitSettings {
+  loginPerIp: number
+  invalidPerIp: number
+  exchangePerApp: number
+}
+
+export function createLimits(
+  redis: RedisClient,
+  keys: Keys,
+  settings: LimitSettings,
+  onSpend: (limit: LimitName, outcome: LimitOutcome) => void,
+) {
+  const loginPerIp = createLimit('login_per_ip', settings.loginPerIp)
+  const invalidPerIp = createLimit('invalid_per_ip', settings.invalidPerIp)
+  const exchangePerApp = createLimit('exchange_per_app', settings.exchangePerApp)
+
+  return {
+    /** Rejects with rate_limited. */
+    async spendLogin(ip: string): Promise<void> {
+      const denied = await loginPerIp.spend(addressGroup(ip))
+      if (denied) throw limited(denied, 'Too many logins from this address.')
+    },
+
+    /** Rejects with rate_limited. */
+    async spendExchange(appid: string): Promise<void> {
+      const denied = await exchangePerApp.spend(appid)
+      if (denied) throw limited(denied, 'Too many logins of this app.')
+    },
+
+    /** Counts a code that WeChat refused; shuts the address out for the minute when most of its codes are such. */
+    async countInvalid(ip: string): Promise<void> {
+      const subject = addressGroup(ip)
+      const denied = await invalidPerIp.spend(subject)
+      if (denied) await loginPerIp.shutOut(subject, denied)
+    },
+  }
+
+  function createLimit(name: LimitName, points: number) {
+    const options = { points, duration: WINDOW_SECONDS, keyPrefix: keys.limit(name) }
+    const shared = new RateLimiterRedis({
+      ...options,
+      storeClient: redis,
+      // An address that is over its limit costs Redis nothing until its window ends.
+      inMemoryBlockOnConsumed: points + 1,
+      rejectIfRedisNotReady: true,
+    })
+    const local = new RateLimiterMemory(options)
+
+    return {
+      /** The denial, or undefined when allowed. */
+      async spend(subject: string): Promise<RateLimiterRes | undefined> {
+        try {
+          await shared.consume(subject)
+          onSpend(name, 'allowed')
+          return undefined
+        } catch (error) {
+          if (error instanceof RateLimiterRes) {
+            onSpend(name, 'denied')
+            return error
+          }
+          // Redis cannot count just now. Whether the login can go on is for the next step to say.
+          onSpend(name, 'degraded')
+          return local.consume(subject).then(() => undefined, asDenial)
+        }
+      },
+
+      async shutOut(subject: string, invalid: RateLimiterRes): Promise<void> {
+        try {
+          const logins = await shared.get(subject)
+          if (logins === null || invalid.consumedPoints <= logins.consumedPoints * INVALID_SHARE_MAX) return
+          await shared.block(subject, Math.ceil(invalid.msBeforeNext / 1000))
+        } catch {
+          // Without Redis there is nobody to tell; the local limits hold meanwhile.
+        }
+      },
+    }
+  }
+}
+
+function asDenial(error: unknown): RateLimiterRes {
+  if (error instanceof RateLimiterRes) return error
+  throw error
+}
+
+function limited(denial: RateLimiterRes, detail: string): GatewayError {
+  return new GatewayError('rate_limited', {
+    detail,
+    retryAfterSeconds: Math.ceil(denial.msBeforeNext / 1000),
+  })
+}

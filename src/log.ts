@@ -1,0 +1,58 @@
+/**
+ * The log: one JSON line an event, on stdout.
+ *
+ * Nothing secret is ever passed to it; the redaction below is the second fence, not the first. Errors are
+ * reduced to name, message and stack, because libraries hang requests, arguments and options on theirs.
+ */
+import { pino } from 'pino'
+import type { Logger } from 'pino'
+
+export type Log = Logger
+
+const SECRET_FIELDS = [
+  'secret',
+  'session_key',
+  'sessionKey',
+  'code',
+  'js_code',
+  'token',
+  'access_token',
+  'authorization',
+  'password',
+]
+
+export function createLog(level: string, name: string): Log {
+  return pino({
+    level,
+    base: { name, pid: process.pid },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+    redact: {
+      paths: SECRET_FIELDS.flatMap((field) => [field, `*.${field}`, `*.*.${field}`]),
+      censor: '[secret]',
+    },
+    serializers: { err: describeError },
+  })
+}
+
+interface DescribedError {
+  name: string
+  message: string
+  stack?: string | undefined
+  cause?: DescribedError | undefined
+}
+
+const CAUSE_DEPTH_MAX = 3
+
+function describeError(error: unknown, depth = 0): DescribedError {
+  if (!(error instanceof Error)) return { name: 'NotAnError', message: typeof error }
+  return {
+    name: error.name,
+    message: error.message,
+    stack: error.stack,
+    cause:
+      error.cause === undefined || depth >= CAUSE_DEPTH_MAX
+        ? undefined
+        : describeError(error.cause, depth + 1),
+  }
+}

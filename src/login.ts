@@ -1,0 +1,181 @@
+/**
+ * Login: one WeChat code in, one session of ours out.
+ *
+ * The Mini Program calls wx.login(), gets a code (one use, five minutes) and posts it here. exchangeOnce()
+ * below is the whole story:
+ *
+ *   limit(address) → claim the code → limit(app) → exchange → open the session and settle the code
+ *                                                           → enqueue provisioning when due → answer
+ *
+ * Whatever fails on the way, these hold:
+ *
+ *   1. A code is at WeChat at most once at a time, however many clients, retries and replicas send it, and
+ *      everyone entitled to it gets the same session. The code is claimed before anything irreversible.
+ *   2. session_key goes from wechat.exchange() into sessions.open(), which seals it, and nowhere else.
+ *   3. A login that was answered has a session and, if due, an acknowledged provisioning job. A half
+ *      finished one is harmless: a retry of the code finds the session, enqueues what is missing and
+ *      answers, or says `new_code`; and wx.login() again always recovers.
+ *
+ * Settling travels with the opening of the session, on one connection and so in one round trip. Were it to
+ * wait for the job, a failure in between would only mean that a retry finds less than it could.
+ *
+ * Source: code2Session, https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/code2Session.html
+ */
+import { GatewayError } from './errors.ts'
+
+export interface LoginAttempt {
+  appid: string
+  /** From wx.login(). A credential: never logged, never stored. */
+  code: string
+  /** What ties a retry to the client that began: a hash of its nonce, or of its user agent and network. */
+  bind: string
+  /** The client's address, after proxy trust has been applied. */
+  ip: string
+  /** A word for the session list: ios, android, … */
+  device: string
+}
+
+/** What WeChat knows about who logs in. */
+export interface WechatIdentity {
+  appid: string
+  openid: string
+  unionid: string | undefined
+  sessionKey: Buffer
+}
+
+/** What the client receives, in our words; http/ spells it for the wire. */
+export interface Grant {
+  token: string
+  sub: string
+  appid: string
+  openid: string
+  unionid: string | undefined
+  expiresInSeconds: number
+  /** Whether the worker has provisioned this user. */
+  provisioned: boolean
+}
+
+export interface OpenedSession {
+  grant: Grant
+  /** Whether a job has to be enqueued before the login may be answered. */
+  provisioningDue: boolean
+  /** When the login was seen, unix ms of Redis. */
+  seenAtMs: number
+}
+
+/** The leader of a code: the one flight, over all replicas, that may send it to WeChat. */
+export interface Claim {
+  /** How often this code has been led; above 1 an earlier leader may have used the code up. */
+  generation: number
+  /** When the exchange began, unix ms of Redis: orders session_keys. */
+  startedAtMs: number
+  /** Remembers the success for retries. Never rejects: without it a retry gets `new_code`, no more. */
+  settle(settlement: string): Promise<void>
+  /** Gives the code back or keeps its refusal, as the error's `retry` says. Never rejects. */
+  fail(error: unknown): Promise<void>
+}
+
+export type ClaimOutcome = { state: 'leading'; claim: Claim } | { state: 'settled'; settlement: string }
+
+/** Everything login may touch. gateway.ts supplies the real ones. */
+export interface LoginPorts {
+  limits: {
+    /** Rejects with rate_limited. */
+    spendLogin(ip: string): Promise<void>
+    spendExchange(appid: string): Promise<void>
+    /** Counts a code that WeChat refused against the address it came from. */
+    countInvalid(ip: string): Promise<void>
+  }
+  codes: {
+    /** Runs `lead` once for all concurrent callers of this process; the others share its outcome. */
+    share(attempt: LoginAttempt, lead: () => Promise<Grant>): Promise<Grant>
+    /** Waits while another replica leads. Rejects with the refusal, if WeChat has refused the code. */
+    claim(attempt: LoginAttempt, deadline: AbortSignal): Promise<ClaimOutcome>
+  }
+  wechat: {
+    exchange(
+      request: { appid: string; code: string; generation: number },
+      deadline: AbortSignal,
+    ): Promise<WechatIdentity>
+  }
+  sessions: {
+    /** What a retry needs to find its session again; holds no secret. */
+    settlement(identity: WechatIdentity): string
+    open(attempt: LoginAttempt, identity: WechatIdentity, startedAtMs: number): Promise<OpenedSession>
+    /** The session of a settled code; undefined when it has ended since. */
+    resume(attempt: LoginAttempt, settlement: string): Promise<OpenedSession | undefined>
+  }
+  provisioning: {
+    enqueue(user: {
+      sub: string
+      appid: string
+      openid: string
+      unionid?: string
+      seenAtMs: number
+    }): Promise<unknown>
+  }
+  /** Starts the clock of one login. */
+  startDeadline(): AbortSignal
+}
+
+export type Login = (attempt: LoginAttempt) => Promise<Grant>
+
+/**
+ * Builds the login. It rejects with a GatewayError for every outcome the client can act on; anything else
+ * is a fault of ours, which the edge shows as `internal`.
+ */
+export function createLogin({
+  limits,
+  codes,
+  wechat,
+  sessions,
+  provisioning,
+  startDeadline,
+}: LoginPorts): Login {
+  return async function login(attempt) {
+    await limits.spendLogin(attempt.ip)
+    return codes.share(attempt, () => exchangeOnce(attempt, startDeadline()))
+  }
+
+  async function exchangeOnce(attempt: LoginAttempt, deadline: AbortSignal): Promise<Grant> {
+    const { appid, code } = attempt
+    const claimed = await codes.claim(attempt, deadline)
+
+    if (claimed.state === 'settled') {
+      const resumed = await sessions.resume(attempt, claimed.settlement)
+      if (resumed === undefined) throw new GatewayError('code_already_used')
+      return provisioned(resumed)
+    }
+
+    const { claim } = claimed
+    let opened: OpenedSession
+    try {
+      await limits.spendExchange(appid)
+      const identity = await wechat.exchange({ appid, code, generation: claim.generation }, deadline)
+      const opening = sessions.open(attempt, identity, claim.startedAtMs)
+      const settling = claim.settle(sessions.settlement(identity))
+      opened = await opening
+      await settling
+    } catch (error) {
+      await claim.fail(error)
+      if (error instanceof GatewayError && error.code === 'code_invalid')
+        await limits.countInvalid(attempt.ip)
+      throw error
+    }
+    return provisioned(opened)
+  }
+
+  async function provisioned({ grant, provisioningDue, seenAtMs }: OpenedSession): Promise<Grant> {
+    if (provisioningDue) {
+      const { sub, appid, openid, unionid } = grant
+      await provisioning.enqueue({
+        sub,
+        appid,
+        openid,
+        seenAtMs,
+        ...(unionid === undefined ? {} : { unionid }),
+      })
+    }
+    return grant
+  }
+}

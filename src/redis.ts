@@ -1,0 +1,223 @@
+/**
+ * Everything that is known about Redis in one place: the page of keys, the connections, the scripts.
+ *
+ *   key                                 type     holds                                        life
+ *   code:<sha256(appid, 0, code)>       hash     the claim of a code (codes.ts)               30 s … 5 min
+ *   user:{<sub>}                        hash     a user and all their sessions (sessions.ts)  last session's end
+ *   limit:<name>:<subject>              string   a counter (limits.ts)                        one window
+ *   limit:login_per_user:{<sub>}        string   the same, counted inside open-session.lua    one minute
+ *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
+ *
+ * KEY_PREFIX stands before each. No ioredis `keyPrefix`: BullMQ refuses it, and it would hide what is on
+ * this page. Every script touches one slot, so the same code runs on standalone, Sentinel and Cluster.
+ */
+import { readFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { Cluster, Redis } from 'ioredis'
+import type { Endpoint, RedisConfig } from './config.ts'
+import { GatewayError } from './errors.ts'
+
+export type RedisClient = Redis | Cluster
+
+export function createKeys(prefix: string) {
+  return {
+    code: (codeHash: string) => `${prefix}code:${codeHash}`,
+    user: (sub: string) => `${prefix}user:{${sub}}`,
+    /** rate-limiter-flexible puts the `:` and the subject behind this itself. */
+    limit: (name: string) => `${prefix}limit:${name}`,
+    userLimit: (sub: string) => `${prefix}limit:login_per_user:{${sub}}`,
+    /** BullMQ's `prefix`; the braces are the hash tag that keeps a queue on one Cluster slot. */
+    queue: (name: string) => `${prefix}{${name}}`,
+  }
+}
+
+export type Keys = ReturnType<typeof createKeys>
+
+const CONNECT_TIMEOUT_MS = 1_000
+/** A server that is hung, not gone, is noticed by silence: a dead Sentinel master is left after this. */
+const SOCKET_TIMEOUT_MS = 1_500
+const RECONNECT_DELAY_MS_MAX = 1_000
+
+/**
+ * A connection for the request path: it never queues and never waits. While Redis is away every command
+ * fails at once, and the client gets its 503 in milliseconds.
+ */
+export function connectFailFast(config: RedisConfig): RedisClient {
+  return connect(config, {
+    commandTimeout: config.commandTimeoutMs,
+    socketTimeout: SOCKET_TIMEOUT_MS,
+    maxRetriesPerRequest: 0,
+    enableOfflineQueue: false,
+  })
+}
+
+/**
+ * A connection for a BullMQ worker: it waits for Redis as long as it takes. No command timeout, for
+ * BullMQ's blocking reads are long on purpose.
+ */
+export function connectPatient(config: RedisConfig): RedisClient {
+  return connect(config, { maxRetriesPerRequest: null })
+}
+
+interface ConnectionTemper {
+  commandTimeout?: number
+  socketTimeout?: number
+  maxRetriesPerRequest: number | null
+  enableOfflineQueue?: boolean
+}
+
+function connect(config: RedisConfig, temper: ConnectionTemper): RedisClient {
+  const options = {
+    ...temper,
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    retryStrategy: reconnectDelayMs,
+    // After a failover the old master answers READONLY. 1: reconnect, and do not send the command again.
+    reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false) as 1 | false,
+    connectionName: 'wechat-login-gateway',
+    ...(config.username === undefined ? {} : { username: config.username }),
+    ...(config.password === undefined ? {} : { password: config.password.reveal() }),
+  }
+  const { target } = config
+  switch (target.kind) {
+    case 'standalone':
+      return new Redis(target.url.reveal(), options)
+    case 'sentinel':
+      return new Redis({
+        ...options,
+        sentinels: [...target.sentinels],
+        name: target.name,
+        sentinelCommandTimeout: 500,
+        failoverDetector: true,
+        sentinelRetryStrategy: reconnectDelayMs,
+      })
+    case 'cluster':
+      return new Cluster([...target.nodes] satisfies Endpoint[], {
+        redisOptions: options,
+        // Counts only here: inside redisOptions a Cluster ignores it.
+        enableOfflineQueue: temper.enableOfflineQueue ?? true,
+        clusterRetryStrategy: reconnectDelayMs,
+        slotsRefreshTimeout: 1_000,
+        slotsRefreshInterval: 5_000,
+        maxRedirections: 3,
+        retryDelayOnFailover: 50,
+        retryDelayOnClusterDown: 50,
+        retryDelayOnTryAgain: 50,
+      })
+  }
+}
+
+function reconnectDelayMs(attempt: number): number {
+  return Math.min(50 * attempt, RECONNECT_DELAY_MS_MAX) * (0.8 + 0.4 * Math.random())
+}
+
+/** Resolves when the connection takes commands; rejects after `timeoutMs`. The connection goes on trying. */
+export function waitUntilReady(redis: RedisClient, timeoutMs: number): Promise<void> {
+  if (redis.status === 'ready') return Promise.resolve()
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      redis.off('ready', onReady)
+      reject(new GatewayError('store_unavailable'))
+    }, timeoutMs)
+    const onReady = () => {
+      clearTimeout(timer)
+      resolve()
+    }
+    redis.once('ready', onReady)
+  })
+}
+
+/** Closes in an orderly way if Redis answers within `timeoutMs`, at once otherwise. Never rejects. */
+export async function disconnect(redis: RedisClient, timeoutMs: number): Promise<void> {
+  if (redis.status === 'ready') {
+    let timer: NodeJS.Timeout | undefined
+    const timeout = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, timeoutMs)
+    })
+    // A connection that breaks while it is being closed is closed.
+    await Promise.race([redis.quit().then(ignore, ignore), timeout])
+    clearTimeout(timer)
+  }
+  redis.disconnect()
+}
+
+function ignore(): void {}
+
+export type ScriptArgument = string | number | Buffer
+
+export type Script = (
+  redis: RedisClient,
+  keys: readonly string[],
+  args: readonly ScriptArgument[],
+) => Promise<unknown>
+
+/**
+ * A script of src/lua/, sent by its hash; a Redis that does not know it (restarted, failed over) is given
+ * the text once. Safe: a script that is unknown has not run.
+ */
+export function loadScript(name: string): Script {
+  const lua = readFileSync(new URL(`./lua/${name}.lua`, import.meta.url), 'utf8')
+  const sha1 = createHash('sha1').update(lua).digest('hex')
+  return async (redis, keys, args) => {
+    try {
+      return await redis.evalsha(sha1, keys.length, ...keys, ...args)
+    } catch (error) {
+      if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
+      return await redis.eval(lua, keys.length, ...keys, ...args)
+    }
+  }
+}
+
+/**
+ * Awaits a Redis answer; whatever goes wrong becomes `store_unavailable`. A timeout means "unknown", never
+ * "no": the command may still run.
+ *
+ * The original error is not passed on as it is, because ioredis hangs the command's arguments on it, and
+ * those must not reach a log.
+ */
+export async function stored<T>(answer: Promise<T>): Promise<T> {
+  try {
+    return await answer
+  } catch (error) {
+    if (error instanceof GatewayError) throw error
+    throw new GatewayError('store_unavailable', { cause: new Error(describe(error)) })
+  }
+}
+
+function describe(error: unknown): string {
+  return error instanceof Error ? `${error.name}: ${error.message}` : 'unknown failure'
+}
+
+const CLOCK_REFRESH_MS = 10_000
+
+export interface StoreClock {
+  /** Redis' time in milliseconds since 1970, as last heard and carried on by the monotonic clock. */
+  nowMs(): number
+  /** Asks Redis. Must have succeeded once before nowMs() is called. */
+  sync(): Promise<void>
+  stop(): void
+}
+
+/**
+ * The one clock by which sessions expire: Redis' own, so that a replica whose wall clock is wrong (or is
+ * set while it runs) neither ends a session early nor keeps one alive.
+ */
+export function createStoreClock(redis: RedisClient): StoreClock {
+  let offsetMs: number | undefined
+  const sync = async () => {
+    const sentMs = performance.now()
+    const [seconds, microseconds] = await stored(redis.time())
+    const answeredMs = performance.now()
+    offsetMs = Number(seconds) * 1000 + Number(microseconds) / 1000 - (sentMs + answeredMs) / 2
+  }
+  // A refresh that fails leaves the last offset in place; the clocks drift by microseconds in the meantime.
+  const timer = setInterval(() => void sync().catch(ignore), CLOCK_REFRESH_MS)
+  timer.unref()
+  return {
+    sync,
+    nowMs() {
+      if (offsetMs === undefined) throw new GatewayError('store_unavailable')
+      return performance.now() + offsetMs
+    },
+    stop: () => clearInterval(timer),
+  }
+}

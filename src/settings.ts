@@ -1,0 +1,282 @@
+/**
+ * Every environment variable of the gateway and the worker, in the order in which an operator meets them.
+ *
+ * One entry is the whole truth about one variable: how it is read, its unit, its default and why. The
+ * README's table and .env.example are compared with this page by test/documentation.test.ts. Any variable
+ * X may be given as X_FILE instead, naming a file that holds the value (Docker and Kubernetes secrets).
+ */
+
+/** Thrown by a parser; the message is shown to the operator and so never holds the value. */
+export class SettingFault extends Error {}
+
+export interface Setting<T> {
+  readonly doc: string
+  /** As shown in the documentation; undefined where there is none. */
+  readonly shownDefault: string | undefined
+  readonly secret: boolean
+  /** `undefined`: the variable is absent or empty. */
+  parse(text: string | undefined): T
+}
+
+interface Common {
+  doc: string
+}
+
+function integer(spec: Common & { default: number; min: number; max: number }): Setting<number> {
+  return {
+    doc: spec.doc,
+    shownDefault: String(spec.default),
+    secret: false,
+    parse(text) {
+      if (text === undefined) return spec.default
+      const value = Number(text)
+      if (!/^\d+$/.test(text) || value < spec.min || value > spec.max) {
+        throw new SettingFault(`must be a whole number from ${spec.min} to ${spec.max}`)
+      }
+      return value
+    },
+  }
+}
+
+function flag(spec: Common & { default: boolean }): Setting<boolean> {
+  return {
+    doc: spec.doc,
+    shownDefault: String(spec.default),
+    secret: false,
+    parse(text) {
+      if (text === undefined) return spec.default
+      if (text !== 'true' && text !== 'false') throw new SettingFault('must be true or false')
+      return text === 'true'
+    },
+  }
+}
+
+interface TextSpec extends Common {
+  pattern?: RegExp
+  /** What the pattern demands, in words: "must be …". */
+  demand?: string
+  secret?: boolean
+}
+
+function check(text: string, spec: TextSpec): string {
+  if (spec.pattern && !spec.pattern.test(text)) throw new SettingFault(spec.demand ?? 'is malformed')
+  return text
+}
+
+function text(spec: TextSpec & { default: string }): Setting<string> {
+  return {
+    doc: spec.doc,
+    shownDefault: spec.default,
+    secret: spec.secret ?? false,
+    parse: (given) => (given === undefined ? spec.default : check(given, spec)),
+  }
+}
+
+function optionalText(spec: TextSpec): Setting<string | undefined> {
+  return {
+    doc: spec.doc,
+    shownDefault: undefined,
+    secret: spec.secret ?? false,
+    parse: (given) => (given === undefined ? undefined : check(given, spec)),
+  }
+}
+
+function list(spec: TextSpec & { default: string }): Setting<string[]> {
+  return {
+    doc: spec.doc,
+    shownDefault: spec.default,
+    secret: false,
+    parse: (given) =>
+      (given ?? spec.default)
+        .split(',')
+        .map((item) => item.trim())
+        .filter((item) => item !== '')
+        .map((item) => check(item, spec)),
+  }
+}
+
+const hostPort = { pattern: /^[A-Za-z0-9.:_-]+:\d{1,5}$/, demand: 'must be a comma list of host:port' }
+
+export const SETTINGS = {
+  // Listeners
+  HOST: text({ default: '0.0.0.0', doc: 'Address of the public listener.' }),
+  PORT: integer({
+    default: 3000,
+    min: 0,
+    max: 65535,
+    doc: 'Port of the public listener; 0 takes a free one.',
+  }),
+  ADMIN_HOST: text({
+    default: '127.0.0.1',
+    doc: 'Address of the admin listener (metrics and administration). Never expose it to the internet.',
+  }),
+  ADMIN_PORT: integer({
+    default: 9090,
+    min: 0,
+    max: 65535,
+    doc: 'Port of the admin listener; 0 takes a free one.',
+  }),
+  ADMIN_TOKEN: optionalText({
+    secret: true,
+    pattern: /^[\x21-\x7e]{24,256}$/,
+    demand: 'must be 24 to 256 characters without spaces; `openssl rand -base64 32` makes a good one',
+    doc: 'Bearer token of the admin listener. Required. At least 24 characters.',
+  }),
+  TRUST_PROXY: list({
+    default: '',
+    pattern: /^[0-9A-Fa-f.:]+(\/\d{1,3})?$/,
+    demand: 'must be a comma list of addresses or CIDR ranges',
+    doc: 'Load balancers whose X-Forwarded-For is believed: comma list of CIDR ranges. Empty: the peer address counts.',
+  }),
+
+  // WeChat
+  WECHAT_APPID: optionalText({
+    pattern: /^[A-Za-z0-9_-]{4,64}$/,
+    demand: 'must be 4 to 64 letters, digits, "_" or "-"',
+    doc: 'The Mini Program. Needs WECHAT_SECRET; or use WECHAT_APPS_FILE.',
+  }),
+  WECHAT_SECRET: optionalText({
+    secret: true,
+    pattern: /^[A-Za-z0-9_-]{16,128}$/,
+    demand: 'must be 16 to 128 letters and digits',
+    doc: 'Its AppSecret.',
+  }),
+  WECHAT_APPS_FILE: optionalText({
+    doc: 'JSON file for several Mini Programs: [{"appid": "…", "secret": "…"}, …].',
+  }),
+  WECHAT_API_URLS: list({
+    default: 'https://api.weixin.qq.com,https://api2.weixin.qq.com',
+    pattern: /^https?:\/\/[A-Za-z0-9.:[\]_-]+$/,
+    demand: 'must be a comma list of origins such as https://api.weixin.qq.com',
+    doc: 'Origins of the WeChat API in order of preference; the next is used when one cannot be reached.',
+  }),
+  LOGIN_DEADLINE_MS: integer({
+    default: 3000,
+    min: 500,
+    max: 4500,
+    doc: 'Longest time for one login with everything in it. A Mini Program sent to the background gives up after 5 s.',
+  }),
+
+  // Stores
+  REDIS_URL: optionalText({
+    secret: true,
+    pattern: /^rediss?:\/\/\S+$/,
+    demand: 'must begin with redis:// or rediss://',
+    doc: 'One Redis. Or REDIS_SENTINELS, or REDIS_CLUSTER.',
+  }),
+  REDIS_SENTINELS: list({ default: '', ...hostPort, doc: 'Sentinels, comma list of host:port.' }),
+  REDIS_SENTINEL_NAME: text({ default: 'mymaster', doc: 'Name of the master that the sentinels watch.' }),
+  REDIS_CLUSTER: list({
+    default: '',
+    ...hostPort,
+    doc: 'Seed nodes of a Redis Cluster, comma list of host:port.',
+  }),
+  REDIS_USERNAME: optionalText({ doc: 'User for Sentinel and Cluster (REDIS_URL carries its own).' }),
+  REDIS_PASSWORD: optionalText({ secret: true, doc: 'Password for Sentinel and Cluster.' }),
+  REDIS_COMMAND_TIMEOUT_MS: integer({
+    default: 250,
+    min: 50,
+    max: 2000,
+    doc: 'Longest wait for one Redis answer on the request path; then the client gets 503.',
+  }),
+  KEY_PREFIX: text({
+    default: '',
+    pattern: /^[A-Za-z0-9_.:-]{0,32}$/,
+    demand: 'must be up to 32 of A-Z a-z 0-9 _ . : -',
+    doc: 'Put before every Redis key, for several gateways on one Redis.',
+  }),
+  DATABASE_URL: optionalText({
+    secret: true,
+    pattern: /^postgres(ql)?:\/\/\S+$/,
+    demand: 'must begin with postgres://',
+    doc: 'Postgres of the worker. Absent: an embedded database under DATA_DIR, for one worker only.',
+  }),
+  DATA_DIR: text({ default: '.data', doc: 'Folder of the embedded database and of `npm start`.' }),
+
+  // Keys
+  SEAL_KEYS: optionalText({
+    secret: true,
+    doc: 'Seal session_key in Redis: kid:base64 of 32 bytes, comma list. The first seals, all open. Required.',
+  }),
+  TOKEN_KEYS: optionalText({
+    secret: true,
+    doc: 'Make session tokens: kid:base64 of 32 bytes, comma list. The first makes, all open. Required.',
+  }),
+
+  // Sessions
+  SESSION_TTL_SECONDS: integer({
+    default: 604_800,
+    min: 60,
+    max: 31_536_000,
+    doc: 'Life of a session in seconds (7 days).',
+  }),
+  SESSIONS_PER_USER: integer({
+    default: 10,
+    min: 1,
+    max: 50,
+    doc: 'Sessions a user may hold at once; a further login ends the oldest.',
+  }),
+  EXPOSE_OPENID: flag({
+    default: true,
+    doc: 'Whether /login and /session show openid and unionid to the client.',
+  }),
+
+  // Limits, per minute
+  LIMIT_LOGIN_PER_IP: integer({
+    default: 1000,
+    min: 1,
+    max: 10_000_000,
+    doc: 'Logins a minute from one address (IPv6: one /64). Mobile carriers put thousands behind one.',
+  }),
+  LIMIT_INVALID_PER_IP: integer({
+    default: 60,
+    min: 1,
+    max: 10_000_000,
+    doc: 'Codes a minute from one address that WeChat refuses. Above it, and when they are most of what comes, the address is shut out for the minute.',
+  }),
+  LIMIT_LOGIN_PER_USER: integer({
+    default: 20,
+    min: 1,
+    max: 1_000_000,
+    doc: 'Logins a minute of one user.',
+  }),
+  LIMIT_EXCHANGE_PER_APP: integer({
+    default: 60_000,
+    min: 1,
+    max: 100_000_000,
+    doc: 'Exchanges a minute at WeChat for one appid, over all gateways.',
+  }),
+
+  // Provisioning
+  PROVISION_REFRESH_SECONDS: integer({
+    default: 3600,
+    min: 60,
+    max: 604_800,
+    doc: 'A user provisioned less than this ago is not queued again by a login.',
+  }),
+  WORKER_HOST: text({ default: '127.0.0.1', doc: "Address of the worker's listener (metrics and health)." }),
+  WORKER_PORT: integer({
+    default: 9091,
+    min: 0,
+    max: 65535,
+    doc: "Port of the worker's listener; 0 takes a free one.",
+  }),
+  WORKER_CONCURRENCY: integer({ default: 16, min: 1, max: 256, doc: 'Jobs a worker runs at once.' }),
+
+  // Process
+  LOG_LEVEL: text({
+    default: 'info',
+    pattern: /^(trace|debug|info|warn|error|fatal|silent)$/,
+    demand: 'must be trace, debug, info, warn, error, fatal or silent',
+    doc: 'trace, debug, info, warn, error, fatal or silent. No level shows a secret.',
+  }),
+  DRAIN_DELAY_MS: integer({
+    default: 5000,
+    min: 0,
+    max: 60_000,
+    doc: 'After SIGTERM: how long to go on answering while the load balancer notices that /readyz says 503.',
+  }),
+} as const satisfies Record<string, Setting<unknown>>
+
+export type SettingName = keyof typeof SETTINGS
+export type SettingValues = { [K in SettingName]: ReturnType<(typeof SETTINGS)[K]['parse']> }
