@@ -145,15 +145,16 @@ export type WorkerMetrics = ReturnType<typeof createWorkerMetrics>
 
 /** Asked when scraped. While Redis does not answer, the gauge is absent rather than wrong. */
 function queueJobs(registry: Registry, counts: () => Promise<Record<string, number>>): void {
-  new Gauge({
+  const jobs = new Gauge({
     name: 'provisioning_queue_jobs',
     help: 'Jobs of the provisioning queue by state; failed: dead, waiting for a person.',
     labelNames: ['state'],
-    registers: [registry],
+    registers: [],
     async collect() {
-      this.reset()
+      jobs.reset()
       const byState = await counts().catch(() => ({}))
-      for (const [state, jobs] of Object.entries(byState)) this.set({ state }, jobs)
+      for (const [state, count] of Object.entries(byState)) jobs.set({ state }, count)
     },
   })
+  registry.registerMetric(jobs)
 }

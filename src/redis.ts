@@ -72,7 +72,7 @@ function connect(config: RedisConfig, temper: ConnectionTemper): RedisClient {
     connectTimeout: CONNECT_TIMEOUT_MS,
     retryStrategy: reconnectDelayMs,
     // After a failover the old master answers READONLY. 1: reconnect, and do not send the command again.
-    reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false) as 1 | false,
+    reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false),
     connectionName: 'wechat-login-gateway',
     ...(config.username === undefined ? {} : { username: config.username }),
     ...(config.password === undefined ? {} : { password: config.password.reveal() }),
@@ -162,7 +162,7 @@ export function loadScript(name: string): Script {
       return await redis.evalsha(sha1, keys.length, ...keys, ...args)
     } catch (error) {
       if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
-      return await redis.eval(lua, keys.length, ...keys, ...args)
+      return redis.eval(lua, keys.length, ...keys, ...args)
     }
   }
 }

@@ -69,9 +69,6 @@ export function createTokens(keys: readonly Key[]): Tokens {
   const [first] = ring
   if (first === undefined) throw new TypeError('tokens need a key')
 
-  const fieldOf = (entry: { kid: string; pepper: Buffer }, secret: string) =>
-    `s:${entry.kid}:${createHmac('sha256', entry.pepper).update(secret).digest().subarray(0, FIELD_HASH_BYTES).toString('base64url')}`
-
   const deriveWith = (entry: (typeof ring)[number], sub: string, { appid, code, bind }: TokenOrigin) => {
     const secret = createHmac('sha256', entry.derivationKey)
       .update(`${appid}\0${code}\0${bind}`)
@@ -108,4 +105,9 @@ export function createTokens(keys: readonly Key[]): Tokens {
 
 function expand(key: Buffer, purpose: string): Buffer {
   return Buffer.from(hkdfSync('sha256', key, '', `wechat-login-gateway ${purpose}`, 32))
+}
+
+function fieldOf({ kid, pepper }: { kid: string; pepper: Buffer }, secret: string): string {
+  const hash = createHmac('sha256', pepper).update(secret).digest().subarray(0, FIELD_HASH_BYTES)
+  return `s:${kid}:${hash.toString('base64url')}`
 }

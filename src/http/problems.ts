@@ -68,7 +68,7 @@ export function toGatewayError(error: unknown): GatewayError {
   const { code, statusCode, validation, message } = (error ?? {}) as Partial<FastifyError>
   // A validator's message names the field and the rule, never the value.
   if (validation !== undefined) return new GatewayError('request_invalid', { detail: message })
-  switch (code) {
+  switch (code ?? '') {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new GatewayError('media_type_unsupported')
     case 'FST_ERR_CTP_BODY_TOO_LARGE':

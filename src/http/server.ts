@@ -95,7 +95,7 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
     if (!JSON_TYPE.test(request.headers['content-type'] ?? ''))
       done(new GatewayError('media_type_unsupported'))
     else if (body.length === 0) done(null, undefined)
-    else parseJson(request, body, done)
+    else void parseJson(request, body, done)
   })
   app.decorateRequest('outcome', 'ok')
   app.setErrorHandler(sendProblem)

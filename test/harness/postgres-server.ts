@@ -1,0 +1,89 @@
+/** A Postgres of this machine's own programs, in a folder that goes away with it. */
+import { execFile, spawn } from 'node:child_process'
+import { chownSync, existsSync, globSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { freePort } from '../../deploy/local/ports.ts'
+
+const run = promisify(execFile)
+const START_TIMEOUT_MS = 20_000
+
+/** Resolves to undefined when no Postgres is installed. It refuses to run as root, so root lends it a user. */
+export async function startPostgres() {
+  const programs = findPrograms()
+  if (programs === undefined) return undefined
+  const owner = await findOwner()
+  if (owner === undefined) return undefined
+
+  const port = await freePort()
+  const folder = mkdtempSync(join(tmpdir(), 'gateway-postgres-'))
+  const identity = owner === 'self' ? {} : { uid: owner.uid, gid: owner.gid }
+  if (owner !== 'self') chownSync(folder, owner.uid, owner.gid)
+  const data = join(folder, 'data')
+  await run(join(programs, 'initdb'), ['-D', data, '-U', 'postgres', '-A', 'trust', '--no-sync'], identity)
+  const server = spawn(
+    join(programs, 'postgres'),
+    [
+      '-D',
+      data,
+      '-p',
+      String(port),
+      '-h',
+      '127.0.0.1',
+      '-k',
+      folder,
+      '-c',
+      'fsync=off',
+      '-c',
+      'max_connections=200',
+    ],
+    { ...identity, stdio: ['ignore', 'ignore', 'pipe'] },
+  )
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error('Postgres did not start in time')), START_TIMEOUT_MS)
+    let log = ''
+    server.stderr.setEncoding('utf8').on('data', (text: string) => {
+      log = (log + text).slice(-4_000)
+      if (log.includes('ready to accept connections')) {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+    server.once('exit', () => reject(new Error(`Postgres ended:\n${log}`)))
+  })
+
+  return {
+    url: `postgres://postgres@127.0.0.1:${port}/postgres`,
+    how: `${programs}/postgres on 127.0.0.1:${port}`,
+    pid: server.pid,
+    async stop() {
+      if (server.exitCode === null && server.signalCode === null) {
+        const ended = new Promise((resolve) => server.once('exit', resolve))
+        server.kill('SIGQUIT') // at once: nothing of it is kept
+        await ended
+      }
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+function findPrograms(): string | undefined {
+  const debian = globSync('/usr/lib/postgresql/*/bin').toSorted().toReversed()
+  return [...debian, '/usr/local/bin', '/usr/bin', '/opt/homebrew/bin'].find(
+    (folder) => existsSync(join(folder, 'initdb')) && existsSync(join(folder, 'postgres')),
+  )
+}
+
+async function findOwner(): Promise<'self' | { uid: number; gid: number } | undefined> {
+  if (process.getuid?.() !== 0) return 'self'
+  for (const user of ['postgres', 'nobody']) {
+    try {
+      const [uid, gid] = await Promise.all([run('id', ['-u', user]), run('id', ['-g', user])])
+      return { uid: Number(uid.stdout), gid: Number(gid.stdout) }
+    } catch {
+      // there is no such user; the next may exist
+    }
+  }
+  return undefined
+}
