@@ -43,7 +43,7 @@ export function gatewayEnvironment(
     LIMIT_INVALID_PER_IP: '10000000',
     LIMIT_LOGIN_PER_USER: '1000000',
     LIMIT_EXCHANGE_PER_APP: '10000000',
-    LOG_LEVEL: 'error',
+    LOG_LEVEL: 'info',
     DRAIN_DELAY_MS: '0',
     ...own,
   }

@@ -21,7 +21,7 @@ export interface HarnessOptions {
 /** Everything is closed when the test ends. */
 export async function startHarness(options: HarnessOptions = {}) {
   const wechat = options.wechat ?? (await startSimulator({ ...SIMULATED, ...options.simulator }))
-  const env = gatewayEnvironment(wechat, options.env)
+  const env = gatewayEnvironment(wechat, { LOG_LEVEL: 'error', ...options.env })
   const config = loadGatewayConfig(env)
   const gateway = createGateway(config, createLog(config.logLevel, 'gateway'))
   const url = await gateway.app.listen({ host: config.host, port: 0 })
