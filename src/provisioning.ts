@@ -10,6 +10,7 @@ import type { JobsOptions } from 'bullmq'
 import { GatewayError } from './errors.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import { shortenUserId } from './user-id.ts'
 
 export const PROVISION_QUEUE = 'provision'
 export const PROVISION_JOB = 'user'
@@ -157,7 +158,7 @@ export function createAcknowledge(
   keys: Keys,
 ): (done: Acknowledgement) => Promise<boolean> {
   return async ({ sub, userId, unionid }) => {
-    const answer = await stored(acknowledgeScript(redis, [keys.user(sub)], [userId, unionid ?? '']))
+    const answer = await stored(acknowledgeScript(redis, [keys.user(sub)], [shortenUserId(userId), unionid ?? '']))
     if (typeof answer !== 'number') throw new GatewayError('internal')
     return answer > 0
   }

@@ -10,8 +10,9 @@ import type { Grant, LoginAttempt, OpenedSession, WechatIdentity } from './login
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
 import type { Seal } from './seal.ts'
-import { subjectOf } from './tokens.ts'
+import { subjectOf } from './subject.ts'
 import type { PresentedToken, Tokens } from './tokens.ts'
+import { expandUserId } from './user-id.ts'
 
 /** A user who is not provisioned this long after having been queued is queued again. */
 const PROVISIONING_OVERDUE_SECONDS = 60
@@ -100,9 +101,9 @@ export function createSessions(
           identity.unionid ?? '',
           seal.seal(sessionKey, { appid, sub }),
           tokens.fingerprint(sessionKey),
-          startedAtMs,
+          startedAtMs.toString(36),
           field,
-          attempt.device,
+          DEVICE_LETTERS[attempt.device] ?? 'o',
           settings.ttlSeconds,
           settings.perUserMax,
           settings.provisionRefreshSeconds,
@@ -170,7 +171,7 @@ export function createSessions(
     const user = await stored(redis.hgetall(keys.user(presented.sub)))
     const nowSeconds = clock.nowMs() / 1000
     const sessions = Object.entries(user)
-      .filter(([name]) => name.startsWith('s:'))
+      .filter(([name]) => name.includes(':'))
       .map(([name, value]) => ({ name, ...parseSession(value, nowSeconds) }))
       .filter((session) => session.expiresInSeconds > 0)
       .toSorted((a, b) => b.issuedAtSeconds - a.issuedAtSeconds)
@@ -214,7 +215,7 @@ export function createSessions(
       appid,
       openid,
       unionid: unionid ?? undefined,
-      userId: userId ?? undefined,
+      userId: userId ? expandUserId(userId) : undefined,
       ...times,
     }
     return { session, provisioning: parseProvisioning(provisioned ?? '', nowSeconds) }
@@ -231,15 +232,30 @@ function isLimited(answer: unknown): answer is Limited {
   return Array.isArray(answer) && answer[0] === 'LIMITED'
 }
 
+/** The letter that stands for a device in a session's value; words that are not listed become `other`. */
+const DEVICE_LETTERS: Readonly<Record<string, string>> = {
+  ios: 'i',
+  android: 'a',
+  harmony: 'h',
+  devtools: 'd',
+  mac: 'm',
+  windows: 'w',
+  other: 'o',
+}
+const DEVICES = new Map(Object.entries(DEVICE_LETTERS).map(([device, letter]) => [letter, device]))
+
+/** "<issued unix s>.<life s>.<device>", the numbers hexadecimal. */
 function parseSession(value: string, nowSeconds: number) {
-  const [issued = '', life = '', device = ''] = value.split('.')
-  const issuedAtSeconds = Number(issued)
-  return { issuedAtSeconds, expiresInSeconds: Math.ceil(issuedAtSeconds + Number(life) - nowSeconds), device }
+  const [issued = '', life = '', letter = ''] = value.split('.')
+  const issuedAtSeconds = Number.parseInt(issued, 16)
+  const expiresInSeconds = Math.ceil(issuedAtSeconds + Number.parseInt(life, 16) - nowSeconds)
+  return { issuedAtSeconds, expiresInSeconds, device: DEVICES.get(letter) ?? 'other' }
 }
 
+/** "e<unix s>" queued, "a<unix s>" acknowledged, the number hexadecimal. */
 function parseProvisioning(value: string, nowSeconds: number) {
   return {
     state: value.startsWith('a') ? ('acknowledged' as const) : ('queued' as const),
-    ageSeconds: nowSeconds - Number(value.slice(1)),
+    ageSeconds: nowSeconds - Number.parseInt(value.slice(1), 16),
   }
 }

@@ -2,30 +2,21 @@
  * The session token, and how it is derived rather than stored.
  *
  *   token  = "wxs_" + sub (22 characters) + secret (32 characters)
- *   sub    = first 16 bytes of sha256(appid, 0, openid): a stable, opaque subject
+ *   sub    = the user's subject (subject.ts)
  *   secret = first 24 bytes of HMAC-SHA256(derivation key, appid, code, bind)
  *
  * The same client retrying the same code derives the same token, so nothing of it has to be kept for the
  * retry. Redis holds only a keyed hash of the secret as the name of the session's field, so neither reading
  * nor writing Redis yields a session. Both keys come from one token key by HKDF; its kid is in the field.
  */
-import { createHash, createHmac, hkdfSync } from 'node:crypto'
+import { createHmac, hkdfSync } from 'node:crypto'
 import type { Key } from './config.ts'
 
 const TOKEN_PREFIX = 'wxs_'
-const SUB_BYTES = 16
 const SECRET_BYTES = 24
 const FIELD_HASH_BYTES = 16
+const FINGERPRINT_BYTES = 3
 const TOKEN_PATTERN = /^wxs_([A-Za-z0-9_-]{22})([A-Za-z0-9_-]{32})$/
-
-/** Stable and opaque: known as soon as WeChat has answered, without asking a database. */
-export function subjectOf(appid: string, openid: string): string {
-  return createHash('sha256')
-    .update(`${appid}\0${openid}`)
-    .digest()
-    .subarray(0, SUB_BYTES)
-    .toString('base64url')
-}
 
 export interface TokenOrigin {
   appid: string
@@ -98,7 +89,7 @@ export function createTokens(keys: readonly Key[]): Tokens {
       createHmac('sha256', first.fingerprintKey)
         .update(sessionKey)
         .digest()
-        .subarray(0, 4)
+        .subarray(0, FINGERPRINT_BYTES)
         .toString('base64url'),
   }
 }
@@ -109,5 +100,5 @@ function expand(key: Buffer, purpose: string): Buffer {
 
 function fieldOf({ kid, pepper }: { kid: string; pepper: Buffer }, secret: string): string {
   const hash = createHmac('sha256', pepper).update(secret).digest().subarray(0, FIELD_HASH_BYTES)
-  return `s:${kid}:${hash.toString('base64url')}`
+  return `${kid}:${hash.toString('base64url')}`
 }

@@ -79,7 +79,9 @@ test('the leader is killed before WeChat has heard of the code: the others log i
   leader.login({ code, nonce: NONCE }).catch(() => {}) // dies with it
   await silence.reached
 
-  const survivors = gateways.flatMap((gateway) => [0, 1].map(() => timed(gateway.login({ code, nonce: NONCE }))))
+  const survivors = gateways.flatMap((gateway) =>
+    [0, 1].map(() => timed(gateway.login({ code, nonce: NONCE }))),
+  )
   await until('both others to wait', async () => {
     const waits = await Promise.all(gateways.map(({ admin }) => admin.get('/metrics')))
     return waits.every(({ text }) => text.includes('code_claims_total{outcome="wait"} 1'))

@@ -2,7 +2,7 @@
 -- session any more: the hash must not come back to life.
 --
 -- KEYS[1]  user:{<sub>}
--- ARGV[1]  user_id
+-- ARGV[1]  user_id, in the short form of user-id.ts
 -- ARGV[2]  unionid that was provisioned, or ''
 --
 -- Returns 1 noted, 2 noted but a newer unionid still waits for the worker, 0 no such user.
@@ -14,5 +14,5 @@ if user[2] and user[2] ~= unionid then
   redis.call('HSET', userKey, 'i', userId)
   return 2
 end
-redis.call('HSET', userKey, 'i', userId, 'g', 'a' .. redis.call('TIME')[1])
+redis.call('HSET', userKey, 'i', userId, 'g', string.format('a%x', redis.call('TIME')[1]))
 return 1

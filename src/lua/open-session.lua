@@ -3,24 +3,26 @@
 -- KEYS[1]  user:{<sub>}                    KEYS[2]  limit:login_per_user:{<sub>}
 -- ARGV[1]  appid    ARGV[2]  openid        ARGV[3]  unionid, or '' when WeChat gave none
 -- ARGV[4]  session_key, sealed             ARGV[5]  its fingerprint (equal keys, equal fingerprints)
--- ARGV[6]  when the exchange began, unix ms of this Redis
+-- ARGV[6]  when the exchange began, unix ms of this Redis, base 36 (8 digits, so that text order is time order)
 -- ARGV[7]  field of the session            ARGV[8]  device
 -- ARGV[9]  life of the session in seconds  ARGV[10] sessions a user may hold
 -- ARGV[11] seconds after which a provisioned user is provisioned again
 -- ARGV[12] logins a user may make in a minute
 --
--- The hash:  a appid, o openid, u unionid; k session_key (sealed), kx "<exchange start ms>.<fingerprint>",
---            p the session_key before it; i user_id once provisioned;
---            g  e<unix s> queued for provisioning then, a<unix s> acknowledged by the worker then;
---            s:<kid>:<hash of the secret>  "<issued unix s>.<life s>.<device>", one a session
+-- The hash:  a appid, o openid, u unionid
+--            k session_key (sealed), x "<exchange start, 8 digits><fingerprint>", p the session_key before it
+--            g  e<unix s> queued for provisioning then, a<unix s> acknowledged by the worker then
+--            i user_id once provisioned
+--            <kid>:<hash of the secret>  "<issued unix s>.<life s>.<device>", one a session
+-- Seconds are hexadecimal: a user with unionid and one session then fits the 256 bytes that Redis allots.
 --
 -- Returns {'OPENED', 1 if provisioning is due, user_id or '', unionid or ''}
 --         {'LIMITED', ms until the user may log in again}
 local userKey, limitKey = KEYS[1], KEYS[2]
-local unionid, sealedKey, fingerprint, exchangeStart = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local unionid, sealedKey, fingerprint, exchangeStart = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local field, device, lifeSeconds, sessionsMax = ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local refreshSeconds, loginsMax = tonumber(ARGV[11]), tonumber(ARGV[12])
-local limitWindowSeconds = 60
+local limitWindowSeconds, exchangeStartDigits = 60, 8
 
 -- First a write that a full Redis refuses: nothing below can then be half done.
 local logins = redis.call('INCR', limitKey)
@@ -33,15 +35,16 @@ local user, sessions, expired = {}, {}, {}
 local lastEnd = now + lifeSeconds
 for i = 1, #flat, 2 do
   local name, value = flat[i], flat[i + 1]
-  if string.sub(name, 1, 2) ~= 's:' then
+  if not string.find(name, ':', 1, true) then
     user[name] = value
   elseif name ~= field then
-    local issued, life = string.match(value, '^(%d+)%.(%d+)')
-    local sessionEnd = issued + life
+    local issuedHex, lifeHex = string.match(value, '^(%x+)%.(%x+)')
+    local issued = tonumber(issuedHex, 16)
+    local sessionEnd = issued + tonumber(lifeHex, 16)
     if sessionEnd <= now then
       expired[#expired + 1] = name
     else
-      sessions[#sessions + 1] = { name = name, issued = tonumber(issued), sessionEnd = sessionEnd }
+      sessions[#sessions + 1] = { name = name, issued = issued, sessionEnd = sessionEnd }
     end
   end
 end
@@ -59,7 +62,7 @@ if #sessions >= sessionsMax then
 end
 for _, session in ipairs(sessions) do lastEnd = math.max(lastEnd, session.sessionEnd) end
 
-local write = { 'a', ARGV[1], 'o', ARGV[2], field, string.format('%d.%d.%s', now, lifeSeconds, device) }
+local write = { 'a', ARGV[1], 'o', ARGV[2], field, string.format('%x.%x.%s', now, lifeSeconds, device) }
 local function set(name, value)
   write[#write + 1] = name
   write[#write + 1] = value
@@ -67,11 +70,12 @@ end
 
 -- A result that arrives late never replaces a newer key. An equal key is sealed afresh, and the one before
 -- it stays: WeChat gives the same key again when logins follow each other quickly.
-local heldSince, heldFingerprint = string.match(user.kx or '', '^(%d+)%.(.*)$')
-if not heldSince or exchangeStart >= tonumber(heldSince) then
+local held = user.x or ''
+local heldSince, heldFingerprint = string.sub(held, 1, exchangeStartDigits), string.sub(held, exchangeStartDigits + 1)
+if exchangeStart >= heldSince then
   if user.k and heldFingerprint ~= fingerprint then set('p', user.k) end
   set('k', sealedKey)
-  set('kx', string.format('%d.%s', exchangeStart, fingerprint))
+  set('x', exchangeStart .. fingerprint)
 end
 
 local due, provision = 1, user.g
@@ -80,8 +84,8 @@ if unionid ~= '' and unionid ~= user.u then
   provision = nil -- the worker has to hear of the unionid, also of a user it knows
 end
 if not provision then
-  set('g', 'e' .. now)
-elseif string.sub(provision, 1, 1) == 'a' and now - tonumber(string.sub(provision, 2)) < refreshSeconds then
+  set('g', string.format('e%x', now))
+elseif string.sub(provision, 1, 1) == 'a' and now - tonumber(string.sub(provision, 2), 16) < refreshSeconds then
   due = 0
 end
 

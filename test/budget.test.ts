@@ -1,0 +1,199 @@
+/**
+ * What a login costs Redis: commands, round trips, bytes. Counted, not timed, so that nobody adds one unseen.
+ * A higher figure here is a decision to be made, not a test to be adjusted.
+ */
+import { createConnection, createServer } from 'node:net'
+import { once } from 'node:events'
+import { Redis } from 'ioredis'
+import { expect, inject, onTestFinished, test } from 'vitest'
+import { APPID, newPrefix } from './harness/environment.ts'
+import { startHarness } from './harness/gateway.ts'
+import type { Harness } from './harness/gateway.ts'
+import { createAcknowledge } from '../src/provisioning.ts'
+import { until } from './harness/until.ts'
+
+/** Replies are held this long, so that what is sent without waiting for one goes in the same trip. */
+const REPLY_DELAY_MS = 40
+
+/** A proxy before Redis that counts round trips: how often the client speaks after having heard an answer. */
+async function startCountingProxy(redisUrl: string) {
+  const { hostname, port } = new URL(redisUrl)
+  let trips = 0
+  const server = createServer((client) => {
+    const upstream = createConnection(Number(port), hostname)
+    let heard = true
+    client.on('data', (bytes) => {
+      if (heard) trips += 1
+      heard = false
+      upstream.write(bytes)
+    })
+    upstream.on('data', (bytes) => {
+      setTimeout(() => {
+        heard = true
+        client.write(bytes)
+      }, REPLY_DELAY_MS)
+    })
+    for (const [socket, other] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      socket.on('close', () => other.destroy())
+      socket.on('error', () => other.destroy())
+    }
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new TypeError('a TCP server has a port')
+  return {
+    url: `redis://127.0.0.1:${address.port}`,
+    async count(action: () => Promise<unknown>): Promise<number> {
+      const before = trips
+      await action()
+      return trips - before
+    },
+  }
+}
+
+/** The commands that clients send during an action, without those that scripts run inside Redis. */
+async function commandsDuring(harness: Harness, action: () => Promise<unknown>) {
+  const monitor = await new Redis(inject('redisUrl')).monitor()
+  const sent: string[] = []
+  const inScripts: string[] = []
+  const marker = newPrefix()
+  let ended = false
+  monitor.on('monitor', (_time: string, args: string[], source: string) => {
+    if (args.includes(marker)) ended = true
+    else if (args.some((arg) => arg.includes(harness.env['KEY_PREFIX'] ?? 'no prefix'))) {
+      ;(source === 'lua' ? inScripts : sent).push((args[0] ?? '').toLowerCase())
+    }
+  })
+  await action()
+  await harness.redis.echo(marker)
+  await until('the monitor to have seen everything', () => ended)
+  monitor.disconnect()
+  return { sent, inScripts }
+}
+
+/** A user who has logged in before and whom the worker has acknowledged. */
+async function knownUser(harness: Harness) {
+  const { openid, code } = harness.wechat.issueCode({ unionid: 'o6_bmasdasdsad6_2sgVt7hMZOPfL' })
+  const { body } = await harness.login({ code })
+  const acknowledge = createAcknowledge(harness.redis, harness.keys)
+  await acknowledge({ sub: body.sub, userId: '01890a5d-ac96-774b-bcce-b302099a8057', unionid: body.unionid })
+  // The scripts are known to Redis and the connection is warm from the first login on.
+  return {
+    openid,
+    token: body.token,
+    sub: body.sub,
+    newCode: () => harness.wechat.issueCode({ openid }).code,
+  }
+}
+
+test('a returning login: 5 commands in at most 4 round trips', async () => {
+  const proxy = await startCountingProxy(inject('redisUrl'))
+  const harness = await startHarness({ env: { REDIS_URL: proxy.url } })
+  const user = await knownUser(harness)
+  await harness.login({ code: user.newCode() })
+
+  const trips = await proxy.count(() => harness.login({ code: user.newCode() }))
+  expect(trips).toBeLessThanOrEqual(4)
+
+  const { sent, inScripts } = await commandsDuring(harness, () => harness.login({ code: user.newCode() }))
+  // limit(address), claim, limit(app), open session, settle
+  expect(sent).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha', 'evalsha'])
+  expect(inScripts.length).toBeLessThanOrEqual(16)
+})
+
+test('a first login: one command and one round trip more, for the job', async () => {
+  const proxy = await startCountingProxy(inject('redisUrl'))
+  const harness = await startHarness({ env: { REDIS_URL: proxy.url } })
+  await harness.login({ code: harness.wechat.issueCode().code })
+
+  const trips = await proxy.count(() => harness.login({ code: harness.wechat.issueCode().code }))
+  expect(trips).toBeLessThanOrEqual(5)
+  const { sent } = await commandsDuring(harness, () =>
+    harness.login({ code: harness.wechat.issueCode().code }),
+  )
+  expect(sent).toEqual(Array(6).fill('evalsha'))
+})
+
+test('a retry of a settled login: 3 commands in 3 round trips', async () => {
+  const proxy = await startCountingProxy(inject('redisUrl'))
+  const harness = await startHarness({ env: { REDIS_URL: proxy.url } })
+  const user = await knownUser(harness)
+  const code = user.newCode()
+  await harness.login({ code })
+
+  expect(await proxy.count(() => harness.login({ code }))).toBe(3)
+  const { sent } = await commandsDuring(harness, () => harness.login({ code }))
+  expect(sent).toEqual(['evalsha', 'evalsha', 'hmget'])
+})
+
+test('a validation: one HMGET in one round trip', async () => {
+  const proxy = await startCountingProxy(inject('redisUrl'))
+  const harness = await startHarness({ env: { REDIS_URL: proxy.url } })
+  const { token } = await knownUser(harness)
+
+  for (const path of ['/auth', '/session']) {
+    expect(await proxy.count(() => harness.get(path, token))).toBe(1)
+    const { sent } = await commandsDuring(harness, () => harness.get(path, token))
+    expect(sent).toEqual(['hmget'])
+  }
+})
+
+test('a token that cannot be one costs Redis nothing', async () => {
+  const harness = await startHarness()
+  const { sent } = await commandsDuring(harness, () => harness.get('/auth', 'wxs_too-short'))
+  expect(sent).toEqual([])
+})
+
+test('a user with one session takes at most 360 bytes of Redis, with five at most 640', async () => {
+  // Without a prefix of the test's, which would count: a production key is user:{<sub>}.
+  const harness = await startHarness({ env: { KEY_PREFIX: '' } })
+  const { openid, sub } = await knownUser(harness)
+  onTestFinished(async () => void (await harness.redis.del(harness.keys.user(sub))))
+
+  const one = await harness.redis.memory('USAGE', harness.keys.user(sub))
+  for (let i = 0; i < 4; i += 1) {
+    await harness.login({ code: harness.wechat.issueCode({ openid }).code })
+  }
+  const five = await harness.redis.memory('USAGE', harness.keys.user(sub))
+  console.log(
+    `MEMORY USAGE of a provisioned user with unionid: ${one} bytes with one session, ${five} with five`,
+  )
+
+  expect(await harness.redis.object('ENCODING', harness.keys.user(sub))).toBe('listpack')
+  expect(one).toBeLessThanOrEqual(360)
+  expect(five).toBeLessThanOrEqual(640)
+})
+
+test('a job takes at most 1,000 bytes of Redis, and every key of a login has an end', async () => {
+  const harness = await startHarness()
+  const { code } = harness.wechat.issueCode({ unionid: 'o6_bmasdasdsad6_2sgVt7hMZOPfL' })
+  const { body } = await harness.login({ code })
+  const { redis } = harness
+
+  const names = await redis.keys(`${harness.env['KEY_PREFIX']}*`)
+  const queuePrefix = harness.keys.queue('provision')
+  for (const key of names.filter((name) => !name.startsWith(queuePrefix))) {
+    expect(await redis.pttl(key), key).toBeGreaterThan(0)
+  }
+  const jobs = names.filter((name) => /:[0-9a-f]{8}-[0-9a-f-]{27}$/.test(name))
+  expect(jobs).toHaveLength(1)
+  const bytes = await redis.memory('USAGE', jobs[0] ?? '')
+  console.log(`MEMORY USAGE of a waiting job: ${bytes} bytes`)
+  expect(bytes).toBeLessThanOrEqual(1_000)
+  expect(JSON.stringify(await redis.hgetall(jobs[0] ?? ''))).not.toContain(body.token)
+})
+
+test('a fresh session says how long it lives and under which app', async () => {
+  const harness = await startHarness({ env: { SESSION_TTL_SECONDS: '3600' } })
+  const { body } = await harness.login({ code: harness.wechat.issueCode().code })
+  expect(body.expires_in).toBe(3_600)
+  const left = await harness.redis.ttl(harness.keys.user(body.sub))
+  expect(left).toBeGreaterThan(3_590)
+  expect(left).toBeLessThanOrEqual(3_600)
+  expect((await harness.get('/session', body.token)).body['appid']).toBe(APPID)
+})
