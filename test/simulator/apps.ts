@@ -1,0 +1,99 @@
+/**
+ * The Mini Programs the simulated platform knows: their AppSecrets, switches and quotas.
+ *
+ * An app may have two valid secrets, because WeChat keeps the old one alive for some minutes after a
+ * reset. Its counts of calls live beside it, so that they are bounded by the number of apps.
+ */
+import type { Read } from './fields.ts'
+import { flag, InputError, listOf, must, nullable, readFields, text } from './fields.ts'
+import type { Count, QuotaInput, Quotas } from './quotas.ts'
+import { QUOTA_FIELDS, startCount } from './quotas.ts'
+
+const APPS_MAX = 1_000
+
+const APP_FIELDS = {
+  appid: must(text(64)),
+  /** Replaces all secrets by this one. */
+  secret: text(256),
+  /** All that are valid at the moment; the first is the newest. */
+  secrets: listOf(text(256), 8),
+  /** Addresses that may call; null switches the whitelist off, which is WeChat's default. */
+  ipWhitelist: nullable(listOf(text(64), 1_000)),
+  secretFrozen: flag,
+  /** Whether the app is bound to an Open Platform account; without, no answer has a unionid. */
+  openPlatform: flag,
+  quotas: (value: unknown, name: string): QuotaInput => readFields(value, name, QUOTA_FIELDS),
+}
+
+/** What a test says of an app; fields left out keep their value. */
+export type AppInput = Read<typeof APP_FIELDS>
+
+/** An app as the platform sees it. */
+export interface App {
+  appid: string
+  secrets: string[]
+  ipWhitelist: string[] | null
+  secretFrozen: boolean
+  openPlatform: boolean
+  quotas: Quotas
+  counts: { [K in keyof Quotas]: Count }
+}
+
+/** What may be shown of an app: everything but its secrets. */
+export type AppView = Omit<App, 'secrets' | 'counts'> & { secrets: number }
+
+export type Apps = ReturnType<typeof createApps>
+
+/** Keeps the apps. The first one put is the default of every call that names none. */
+export function createApps(quotas: Quotas) {
+  const apps = new Map<string, App>()
+
+  return {
+    /** Adds an app or changes the fields given. */
+    put(input: unknown): App {
+      const fields = readFields(input, 'an app', APP_FIELDS)
+      const { appid } = fields
+      const known = apps.get(appid)
+      if (!known && apps.size >= APPS_MAX) throw new InputError(`no more than ${APPS_MAX} apps`)
+      const secrets = fields.secrets ?? (fields.secret === undefined ? known?.secrets : [fields.secret])
+      if (!secrets) throw new InputError(`an app: ${appid} is new and needs a secret`)
+      const app: App = {
+        appid,
+        secrets,
+        ipWhitelist: fields.ipWhitelist === undefined ? (known?.ipWhitelist ?? null) : fields.ipWhitelist,
+        secretFrozen: fields.secretFrozen ?? known?.secretFrozen ?? false,
+        openPlatform: fields.openPlatform ?? known?.openPlatform ?? true,
+        quotas: { ...(known?.quotas ?? quotas), ...fields.quotas },
+        counts: known?.counts ?? startCounts(),
+      }
+      apps.set(appid, app)
+      return app
+    },
+    find: (appid: string): App | undefined => apps.get(appid),
+    /** The app that is meant; an InputError when there is none. */
+    choose(appid: string | undefined): App {
+      const app = appid === undefined ? apps.values().next().value : apps.get(appid)
+      if (app) return app
+      throw new InputError(appid === undefined ? 'there is no app' : `there is no app ${appid}`)
+    },
+    list: (): AppView[] => [...apps.values()].map(viewApp),
+    clear: () => apps.clear(),
+  }
+}
+
+/** The app without its secrets. */
+export function viewApp({ appid, secrets, ipWhitelist, secretFrozen, openPlatform, quotas }: App): AppView {
+  return { appid, secrets: secrets.length, ipWhitelist, secretFrozen, openPlatform, quotas }
+}
+
+function startCounts(): App['counts'] {
+  return {
+    exchangesPerUserPerMinute: startCount(),
+    exchangesPerAppPerMinute: startCount(),
+    stableTokensPerMinute: startCount(),
+    stableTokensPerDay: startCount(),
+    forcedRefreshesPerDay: startCount(),
+    tokensPerDay: startCount(),
+    keyResetsPerMinute: startCount(),
+  }
+}
