@@ -26,14 +26,14 @@ export interface ProvisionJob {
   seenAtMs: number
 }
 
-const ATTEMPTS_MAX = 30
+const ATTEMPTS_MAX = 40
 const BACKOFF_FIRST_MS = 1_000
 const DEAD_JOBS_MAX = 10_000
 const DEAD_JOB_LIFE_SECONDS = 7 * 24 * 3600
 
 /**
  * Retried with the pauses of retryDelayMs (below), which the worker applies; together they last more
- * than a day, so that a database may be away for that long. Then the job stays as a dead job, bounded.
+ * than a day (27 hours), so that a database may fail for that long. Then the job stays as a dead job, bounded.
  */
 const JOB_OPTIONS: JobsOptions = {
   attempts: ATTEMPTS_MAX,

@@ -51,12 +51,15 @@ export function connectFailFast(config: RedisConfig): RedisClient {
   })
 }
 
+/** Above the 10 s that BullMQ's blocking reads last at most. */
+const BLOCKING_SOCKET_TIMEOUT_MS = 15_000
+
 /**
  * A connection for a BullMQ worker: it waits for Redis as long as it takes. No command timeout, for
- * BullMQ's blocking reads are long on purpose.
+ * BullMQ's blocking reads are long on purpose; silence beyond the longest of them means a hung server.
  */
 export function connectPatient(config: RedisConfig): RedisClient {
-  return connect(config, { maxRetriesPerRequest: null })
+  return connect(config, { maxRetriesPerRequest: null, socketTimeout: BLOCKING_SOCKET_TIMEOUT_MS })
 }
 
 interface ConnectionTemper {

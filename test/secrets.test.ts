@@ -117,7 +117,7 @@ test('planted secrets are in no log, metric, error, Redis value or table after a
   async function logIn(fault?: Parameters<typeof wechat.addFault>[0]): Promise<Reply> {
     const { code } = wechat.issueCode()
     codes.push(code)
-    const rule = fault && wechat.addFault({ ...fault, code } as typeof fault)
+    const rule = fault && wechat.addFault({ ...fault, code })
     const reply = await gateway.login({ code })
     rule?.remove()
     if (reply.status === 200) tokens.push(reply.body.token)

@@ -1,0 +1,166 @@
+/**
+ * The worker process: takes provisioning jobs from Redis and writes users into the database.
+ *
+ * It waits for Redis and for the database as long as it takes, at the start and later, and says so on
+ * /readyz; only what no waiting can cure ends it: a faulty configuration, a port or data folder that is
+ * taken, tables that cannot be migrated. SIGTERM lets the running jobs finish; a second signal does not.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import closeWithGrace from 'close-with-grace'
+import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
+import type { WorkerConfig } from '../src/config.ts'
+import { createLog } from '../src/log.ts'
+import { createWorkerMetrics } from '../src/metrics.ts'
+import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
+import { connectFailFast, connectPatient, createKeys, disconnect } from '../src/redis.ts'
+import type { RedisClient } from '../src/redis.ts'
+import { DataDirInUse } from './data-dir-lock.ts'
+import { describeDatabaseError, isTransient } from './database-errors.ts'
+import { waitForDatabase } from './database-wait.ts'
+import { openDatabase } from './database.ts'
+import type { Database } from './database.ts'
+import { createProvisionUser } from './provision-user.ts'
+import { createJobCount, createProvisionWorker } from './provision-worker.ts'
+import type { ProvisionWorker } from './provision-worker.ts'
+import { listenForStatus } from './status-listener.ts'
+import { createUsers } from './users.ts'
+
+/** For the running jobs. Below Kubernetes' 30 s until SIGKILL, with what follows it. */
+const JOBS_GRACE_MS = 20_000
+/** Without Redis no job can end, however long one waits for it. */
+const JOBS_GRACE_WITHOUT_REDIS_MS = 2_000
+const DISCONNECT_MS = 1_000
+/** The whole of it, whatever hangs. */
+const SHUTDOWN_MS_MAX = 25_000
+
+const config = readConfig()
+const log = createLog(config.logLevel, 'worker')
+const stopping = new AbortController()
+try {
+  await runWorker(config)
+} catch (error) {
+  // While stopping, what was being waited for is broken off, and closeWithGrace ends the process.
+  if (!stopping.signal.aborted) {
+    if (error instanceof DataDirInUse) log.fatal(error.message)
+    else log.fatal({ err: error }, 'the worker cannot start')
+    process.exit(1)
+  }
+}
+
+function readConfig(): WorkerConfig {
+  try {
+    return loadWorkerConfig(readEnvironment())
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(error.message)
+    return process.exit(1)
+  }
+}
+
+async function runWorker({
+  redis: redisConfig,
+  databaseUrl,
+  dataDir,
+  host,
+  port,
+  concurrency,
+}: WorkerConfig) {
+  const metrics = createWorkerMetrics()
+  const keys = createKeys(redisConfig.keyPrefix)
+  const prefix = keys.queue(PROVISION_QUEUE)
+  const redis = connectPatient(redisConfig)
+  reportConnection(redis)
+  let worker: ProvisionWorker | undefined
+  let database: Database | undefined
+
+  const status = await listenForStatus(
+    { metrics: metrics.exposition, whyNotReady: () => whyNotReady(redis, worker) },
+    { host, port },
+  )
+  closeWithGrace({ delay: SHUTDOWN_MS_MAX, logger: { error: logUnexpected } }, async ({ err, signal }) => {
+    if (err) log.fatal({ err }, 'unexpected error: the worker stops')
+    else log.info({ signal }, 'the worker stops')
+    stopping.abort()
+    await worker?.close(redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS)
+    await Promise.all([disconnect(redis, DISCONNECT_MS), database && closeInTime(database)])
+    status.close()
+    log.info('the worker has stopped')
+  })
+
+  const opened = await openDatabase({
+    url: databaseUrl?.reveal(),
+    dataDir,
+    onConnectionError: (error) => log.warn(describeDatabaseError(error), 'idle database connection lost'),
+  })
+  database = opened
+  await waitForDatabase(() => opened.migrate(), {
+    log,
+    signal: stopping.signal,
+    isFatal: (error) => !isTransient(error),
+  })
+
+  // Neither a scrape nor the watch on the worker may wait for Redis.
+  const failFast = connectFailFast(redisConfig)
+  failFast.on('error', () => {}) // the other connection reports the same
+  const countJobs = createJobCount(failFast, prefix)
+  metrics.queueJobs(countJobs)
+  const processJob = createProvisionUser({
+    users: createUsers(opened.db),
+    acknowledge: createAcknowledge(redis, keys),
+    suspectDatabase: () => worker?.suspectDatabase(),
+    metrics,
+    log,
+  })
+  worker = createProvisionWorker(
+    processJob,
+    {
+      redis,
+      database: opened,
+      metrics,
+      log,
+      countWaiting: async () => (await countJobs())['waiting'] ?? 0,
+      onStuck() {
+        log.fatal('jobs wait and none is done: the worker ends itself so that a new one is started')
+        process.exit(1)
+      },
+    },
+    { prefix, concurrency },
+  )
+  await worker.start()
+  log.info({ url: `http://${host}:${status.port}`, database: opened.kind, concurrency }, 'worker ready')
+}
+
+function whyNotReady(redis: RedisClient, worker: ProvisionWorker | undefined): string | undefined {
+  if (stopping.signal.aborted) return 'stopping'
+  if (redis.status !== 'ready') return 'waiting for Redis'
+  if (!worker?.takesJobs()) return 'waiting for the database'
+  return undefined
+}
+
+/** One line when Redis goes and one when it comes, not one for each try. */
+function reportConnection(redis: RedisClient): void {
+  let reason = ''
+  let reported = false
+  redis.on('error', (error: Error) => {
+    reason = error.message
+  })
+  redis.on('close', () => {
+    if (!reported && !stopping.signal.aborted) log.warn({ reason }, 'waiting for Redis')
+    reported = true
+  })
+  redis.on('ready', () => {
+    if (reported) log.info('Redis is back')
+    reported = false
+  })
+}
+
+async function closeInTime(database: Database): Promise<void> {
+  const closed = database
+    .close()
+    .catch((error: unknown) => log.warn(describeDatabaseError(error), 'database'))
+  await Promise.race([closed, delay(DISCONNECT_MS, undefined, { ref: false })])
+}
+
+function logUnexpected(error: unknown): void {
+  log.error(error instanceof Error ? { err: error } : { reason: String(error) }, 'while stopping')
+}

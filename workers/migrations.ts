@@ -1,0 +1,84 @@
+/**
+ * The database's tables and how they came to be: one entry a change, applied in the order of their names,
+ * each in one transaction, never edited once released.
+ *
+ * Forward only. While a release rolls out, the old worker runs on the new tables, so a migration may add
+ * (a table, a column that is nullable or has a default, an index) and may never rename, narrow or drop
+ * what the running release still uses. That takes two releases: first stop using it, then drop it.
+ *
+ * A migration runs under the pool's lock_timeout and statement_timeout (database.ts). One that needs
+ * longer, for an index on a large table say, begins with `set local statement_timeout`.
+ */
+import { sql } from 'kysely'
+import type { ColumnType, Generated, Kysely } from 'kysely'
+import type { Migration } from 'kysely/migration'
+
+/** The tables as the code sees them. Times are `timestamptz`. */
+export interface Schema {
+  users: UsersTable
+  identities: IdentitiesTable
+}
+
+/**
+ * One row a person. A row with `merged_into` is no living user: it was merged into that one, and is kept
+ * so that other systems can resolve the id they know, and so that its unionid still leads to the person.
+ * The chain of `merged_into` ends at a living user, and may have several links.
+ */
+interface UsersTable {
+  id: string
+  /** Unique over all rows, merged ones included. */
+  unionid: string | null
+  created_at: Generated<Date>
+  updated_at: Generated<Date>
+  merged_into: string | null
+}
+
+/** One row per (appid, openid): what WeChat calls the user of one Mini Program. Always of a living user. */
+interface IdentitiesTable {
+  id: ColumnType<string, string, never>
+  user_id: string
+  appid: ColumnType<string, string, never>
+  openid: ColumnType<string, string, never>
+  /** As WeChat last gave it, and when that was; kept when a later login comes without one. */
+  unionid: string | null
+  unionid_seen_at: Date | null
+  first_seen_at: Date
+  last_seen_at: Date
+  /** Provisionings that were newer than all before. A login within the refresh time makes none. */
+  provision_count: Generated<number>
+}
+
+const usersAndIdentities: Migration = {
+  async up(db: Kysely<unknown>) {
+    await db.schema
+      .createTable('users')
+      .addColumn('id', 'uuid', (column) => column.primaryKey())
+      .addColumn('unionid', 'text', (column) => column.unique())
+      .addColumn('created_at', 'timestamptz', (column) => column.notNull().defaultTo(sql`now()`))
+      .addColumn('updated_at', 'timestamptz', (column) => column.notNull().defaultTo(sql`now()`))
+      .addColumn('merged_into', 'uuid', (column) => column.references('users.id'))
+      .addCheckConstraint('users_not_merged_into_itself', sql`merged_into <> id`)
+      .execute()
+    await db.schema
+      .createTable('identities')
+      .addColumn('id', 'uuid', (column) => column.primaryKey())
+      .addColumn('user_id', 'uuid', (column) => column.notNull().references('users.id'))
+      .addColumn('appid', 'text', (column) => column.notNull())
+      .addColumn('openid', 'text', (column) => column.notNull())
+      .addColumn('unionid', 'text')
+      .addColumn('unionid_seen_at', 'timestamptz')
+      .addColumn('first_seen_at', 'timestamptz', (column) => column.notNull())
+      .addColumn('last_seen_at', 'timestamptz', (column) => column.notNull())
+      .addColumn('provision_count', 'integer', (column) => column.notNull().defaultTo(1))
+      .addUniqueConstraint('identities_appid_openid', ['appid', 'openid'])
+      .execute()
+    // Not on last_seen_at: without an index on any column it changes, a refresh rewrites no index (HOT).
+    await db.schema.createIndex('identities_user_id').on('identities').column('user_id').execute()
+    await db.schema.createIndex('identities_unionid').on('identities').column('unionid').execute()
+  },
+}
+
+/** By name, which is also the order. Every deployment remembers these names: never change one. */
+export const MIGRATIONS: Readonly<Record<string, Migration>> = {
+  '0001-users-and-identities': usersAndIdentities,
+}
