@@ -8,14 +8,14 @@
 // and npm skips it silently when it cannot be fetched. So the binary is looked up here, and its
 // absence is said in words. A Node that is new enough (a container's, for instance) is used as it is.
 import { spawn } from 'node:child_process'
-import { existsSync, readFileSync, realpathSync } from 'node:fs'
+import { existsSync, realpathSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const nodeMajorMin = 24
 const platformPackages = [
-  `node-${process.platform === 'win32' ? 'win' : process.platform}-${process.arch}`,
+  `node-${process.platform}-${process.arch}`,
   `node-bin-${process.platform}-${process.arch}`,
 ]
 
@@ -23,28 +23,16 @@ const platformPackages = [
 function findTarget(name) {
   if (/\.(ts|mts|mjs|js)$/.test(name)) return resolve(root, name)
   const link = join(root, 'node_modules', '.bin', name)
-  if (existsSync(link)) {
-    // On Windows the link is a shell script; the package's own "bin" entry names the file everywhere.
-    const real = realpathSync(link)
-    if (process.platform !== 'win32') return real
-  }
-  const packages = [name, `@biomejs/${name}`]
-  for (const candidate of packages) {
-    const manifest = join(root, 'node_modules', candidate, 'package.json')
-    if (!existsSync(manifest)) continue
-    const { bin } = JSON.parse(readFileSync(manifest, 'utf8'))
-    const file = typeof bin === 'string' ? bin : bin?.[name]
-    if (file) return join(dirname(manifest), file)
-  }
-  return undefined
+  return existsSync(link) ? realpathSync(link) : undefined
 }
 
+/** The link first: it may be a wrapper that finds a library for the binary (prepare-node.mjs). */
 function findNode() {
+  const link = join(root, 'node_modules', '.bin', 'node')
+  if (existsSync(link)) return link
   for (const name of platformPackages) {
-    for (const file of ['bin/node', 'bin/node.exe', 'node.exe']) {
-      const path = join(root, 'node_modules', name, file)
-      if (existsSync(path)) return path
-    }
+    const path = join(root, 'node_modules', name, 'bin', 'node')
+    if (existsSync(path)) return path
   }
   return undefined
 }
@@ -73,7 +61,7 @@ if (Number(process.versions.node.split('.')[0]) >= nodeMajorMin) {
     process.exit(1)
   }
   // Commands that the target starts itself must find the same Node.
-  const env = { ...process.env, PATH: `${dirname(node)}${process.platform === 'win32' ? ';' : ':'}${process.env.PATH ?? ''}` }
+  const env = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH ?? ''}` }
   const child = spawn(node, [target, ...args], { stdio: 'inherit', env })
   child.on('error', (error) => {
     console.error(`${node} could not be started: ${error.message}`)

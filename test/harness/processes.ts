@@ -37,14 +37,15 @@ export function startWorkerProcess(env: TestEnvironment) {
 }
 
 /** Resolves when the process has logged the line that says it is ready. It is killed when the test ends. */
-export async function startProcess(
+async function startProcess(
   entry: string,
   env: TestEnvironment,
   readyLine: string,
 ): Promise<RunningProcess> {
   const child = spawn(process.execPath, [join(ROOT, entry)], {
     cwd: mkdtempSync(join(tmpdir(), 'gateway-test-')),
-    env: { PATH: process.env['PATH'], ...env },
+    // LD_LIBRARY_PATH: where deploy/prepare-node.mjs had to unpack a library for Node.
+    env: { PATH: process.env['PATH'], LD_LIBRARY_PATH: process.env['LD_LIBRARY_PATH'], ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''

@@ -1,0 +1,118 @@
+/** Which ports the parts listen on. Checked before anything is started, so that nothing has to be undone. */
+import { connect, createServer } from 'node:net'
+import type { Server } from 'node:net'
+import { errorCode, StartRefused } from './refusal.ts'
+
+const PORT_NAMES = ['gateway', 'admin', 'wechat', 'control', 'worker'] as const
+/** `wechat` and `control` are the two listeners of the simulator. */
+export type PortName = (typeof PORT_NAMES)[number]
+
+export interface PortWish {
+  /** The variable to change when the port is taken. */
+  readonly variable: string
+  readonly port: number
+  readonly host: string
+  /** The same for the host. */
+  readonly hostVariable: string
+  /** Nobody asked for this number, so any other will do. */
+  readonly mayMove: boolean
+}
+
+/** Nothing here is meant for the network; HOST opens the gateway to it, for a phone in the same WLAN. */
+export const LOOPBACK = '127.0.0.1'
+const CONNECT_TIMEOUT_MS = 500
+
+/**
+ * Finds a port for every wish; 0 and taken ports that may move get a free one.
+ * @throws {StartRefused} naming every taken port and its variable, a line each.
+ */
+export async function choosePorts(
+  wishes: Readonly<Record<PortName, PortWish>>,
+): Promise<Record<PortName, number>> {
+  const held: Server[] = [] // until all are chosen, so that no two get the same
+  const ports: Record<PortName, number> = { gateway: 0, admin: 0, wechat: 0, control: 0, worker: 0 }
+  const faults: string[] = []
+  try {
+    for (const name of PORT_NAMES) {
+      const wish = wishes[name]
+      let server = await hold(wish)
+      if (typeof server === 'string' && wish.mayMove) server = await hold({ ...wish, port: 0 })
+      if (typeof server === 'string') {
+        faults.push(server)
+        continue
+      }
+      held.push(server)
+      ports[name] = portOf(server)
+    }
+  } finally {
+    for (const server of held) server.close()
+  }
+  if (faults.length > 0) throw new StartRefused(faults.join('\n'))
+  return ports
+}
+
+/** Where each can be reached from this machine. */
+export function addresses(
+  wishes: Readonly<Record<PortName, PortWish>>,
+  ports: Readonly<Record<PortName, number>>,
+): Record<PortName, string> {
+  const url = (name: PortName) => {
+    const { host } = wishes[name]
+    const near = host === '0.0.0.0' || host === '::' ? LOOPBACK : host
+    return `http://${near.includes(':') ? `[${near}]` : near}:${ports[name]}`
+  }
+  return {
+    gateway: url('gateway'),
+    admin: url('admin'),
+    wechat: url('wechat'),
+    control: url('control'),
+    worker: url('worker'),
+  }
+}
+
+/** A port of the loopback that was free a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = await hold({ variable: '', port: 0, host: LOOPBACK, hostVariable: '', mayMove: true })
+  if (typeof server === 'string') throw new Error(server)
+  const port = portOf(server)
+  server.close()
+  return port
+}
+
+/** A server that keeps the port, or the reason why it cannot be had. */
+async function hold({ variable, port, host, hostVariable }: PortWish): Promise<Server | string> {
+  // macOS lets one program listen on 127.0.0.1 while another has the port on all addresses.
+  if (port !== 0 && (await answers(port))) return taken(variable, port)
+  const server = createServer()
+  const { promise, resolve } = Promise.withResolvers<Server | string>()
+  server.once('error', (error) => {
+    const code = errorCode(error)
+    if (code === 'EADDRINUSE') resolve(taken(variable, port))
+    else if (code === 'EACCES')
+      resolve(`Port ${port} needs more rights than you have. Set ${variable} above 1023.`)
+    else resolve(`${hostVariable}=${host} cannot be listened on (${code}).`)
+  })
+  server.listen({ port, host, exclusive: true }, () => resolve(server))
+  return promise
+}
+
+function portOf(server: Server): number {
+  const address = server.address()
+  return typeof address === 'object' && address !== null ? address.port : 0
+}
+
+function taken(variable: string, port: number): string {
+  const other = port < 65_000 ? port + 10 : port - 10
+  return `Port ${port} is taken by another program. End that, or choose another port: ${variable}=${other} npm start`
+}
+
+async function answers(port: number): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>()
+  const socket = connect({ port, host: LOOPBACK, timeout: CONNECT_TIMEOUT_MS })
+  socket.once('connect', () => resolve(true))
+  socket.once('error', () => resolve(false))
+  socket.once('timeout', () => resolve(false))
+  const result = await promise
+  socket.destroy()
+  return result
+}
