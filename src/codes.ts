@@ -57,6 +57,7 @@ export interface CodesObserver {
   onClaimLost(error: unknown): void
 }
 
+/** The two levels of a claim: the flights of this process, and the records in Redis that all processes share. */
 export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObserver) {
   const flights = new Map<string, Promise<Grant>>()
   const processId = randomBytes(9).toString('base64url')

@@ -4,21 +4,18 @@
  * at once and prints no value.
  */
 import { existsSync, readFileSync } from 'node:fs'
+import { AppFault, parseAppEntry } from './app-entry.ts'
+import type { App } from './app-entry.ts'
+import { checkKeysDiffer, DEVELOPMENT_MARK, parseRing } from './key-ring.ts'
+import type { Key } from './key-ring.ts'
+import { errorCode, readSettings } from './reading.ts'
+import type { Environment, Reading } from './reading.ts'
 import { Secret } from './secret.ts'
-import { SETTINGS, SettingFault } from './settings.ts'
-import type { SettingName, SettingValues } from './settings.ts'
+import type { SessionLife } from './session-value.ts'
+import { SETTINGS } from './settings.ts'
+import type { SettingName } from './settings.ts'
 
-/** A named symmetric key. `kid` is stored beside what the key made, so that keys can rotate. */
-export interface Key {
-  readonly kid: string
-  readonly bytes: Secret<Buffer>
-}
-
-/** A Mini Program. Two secrets may be valid while one is being rotated. */
-export interface App {
-  readonly appid: string
-  readonly secrets: readonly Secret<string>[]
-}
+export type { App, Environment, Key }
 
 export type RedisTarget =
   | { readonly kind: 'standalone'; readonly url: Secret<string> }
@@ -47,13 +44,30 @@ export interface GatewayConfig {
   readonly trustProxy: readonly string[]
   readonly apps: readonly App[]
   readonly wechatApiUrls: readonly string[]
+  readonly componentTokensFile: string | undefined
+  readonly wecomApiUrls: readonly string[]
+  readonly qqApiUrls: readonly string[]
+  readonly douyinApiUrls: readonly string[]
   readonly loginDeadlineMs: number
   readonly redis: RedisConfig
   readonly sealKeys: readonly Key[]
   readonly tokenKeys: readonly Key[]
-  readonly sessionTtlSeconds: number
+  readonly sessionLife: SessionLife
+  /** 0: no cache. */
+  readonly sessionCacheSeconds: number
   readonly sessionsPerUser: number
+  readonly openData: {
+    /** How old its watermark may be. */
+    readonly maxAgeSeconds: number
+    /** How long it is remembered, so that it is not taken twice; 0: it is not. */
+    readonly replaySeconds: number
+  }
   readonly exposeOpenid: boolean
+  readonly jwt: {
+    readonly audiences: readonly string[]
+    readonly ttlSeconds: number
+    readonly issuer: string
+  }
   readonly limits: {
     readonly loginPerIp: number
     readonly invalidPerIp: number
@@ -88,36 +102,67 @@ export class ConfigError extends Error {
   }
 }
 
-export type Environment = Readonly<Record<string, string | undefined>>
-
-/** The process's environment, completed from a `.env` file in the working directory if there is one. */
+/**
+ * The process's environment, completed from a `.env` file in the working directory if there is one.
+ * @throws {ConfigError} when that file cannot be read.
+ */
 export function readEnvironment(): Environment {
-  if (existsSync('.env')) process.loadEnvFile('.env')
+  try {
+    if (existsSync('.env')) process.loadEnvFile('.env')
+  } catch (error) {
+    throw new ConfigError([`the file .env cannot be read (${errorCode(error)})`])
+  }
   return process.env
 }
 
+/** Read by the worker alone, and by both. Neither asks for a file of the other's, which it may not be given. */
+const WORKER_SETTINGS = [
+  'DATABASE_URL',
+  'DATA_DIR',
+  'WORKER_HOST',
+  'WORKER_PORT',
+  'WORKER_CONCURRENCY',
+] as const satisfies readonly SettingName[]
+const SHARED_SETTINGS = [
+  'REDIS_URL',
+  'REDIS_SENTINELS',
+  'REDIS_SENTINEL_NAME',
+  'REDIS_CLUSTER',
+  'REDIS_USERNAME',
+  'REDIS_PASSWORD',
+  'REDIS_COMMAND_TIMEOUT_MS',
+  'KEY_PREFIX',
+  'LOG_LEVEL',
+] as const satisfies readonly SettingName[]
+
+type WorkerSetting = (typeof WORKER_SETTINGS)[number]
+type SharedSetting = (typeof SHARED_SETTINGS)[number]
+type GatewaySetting = Exclude<SettingName, WorkerSetting>
+
+const isWorkerSetting = (name: string): name is WorkerSetting =>
+  (WORKER_SETTINGS as readonly string[]).includes(name)
+const GATEWAY_SETTINGS = (Object.keys(SETTINGS) as SettingName[]).filter(
+  (name): name is GatewaySetting => !isWorkerSetting(name),
+)
+
 /** @throws {ConfigError} naming every fault. */
 export function loadGatewayConfig(env: Environment): GatewayConfig {
-  const faults: string[] = []
-  const values = readSettings(env, faults)
+  const reading = readSettings(env, GATEWAY_SETTINGS)
+  const { values, faults } = reading
   const production = env['NODE_ENV'] === 'production'
 
-  const apps = loadApps(values, faults)
-  const sealKeys = parseKeys('SEAL_KEYS', values.SEAL_KEYS, production, faults)
-  const tokenKeys = parseKeys('TOKEN_KEYS', values.TOKEN_KEYS, production, faults)
+  const apps = loadApps(reading)
+  const sealKeys = parseKeys('SEAL_KEYS', production, reading)
+  const tokenKeys = parseKeys('TOKEN_KEYS', production, reading)
   checkKeysDiffer(sealKeys, tokenKeys, faults)
-  const redis = redisConfig(values, faults)
-  if (values.ADMIN_TOKEN === undefined) faults.push('ADMIN_TOKEN is missing')
-  else if (production && values.ADMIN_TOKEN.startsWith(DEVELOPMENT_MARK)) {
-    faults.push('ADMIN_TOKEN is a development token; NODE_ENV=production does not accept it')
-  }
-  if (values.WECHAT_API_URLS.length === 0) faults.push('WECHAT_API_URLS is empty')
-  if (production && values.WECHAT_API_URLS.some((url) => url.startsWith('http://') && !isLoopback(url))) {
-    faults.push(
-      'WECHAT_API_URLS must use https when NODE_ENV=production: the AppSecret travels in the address',
-    )
-  }
+  const redis = redisConfig(reading)
+  checkAdminToken(production, reading)
+  checkOrigins(production, reading)
+  const needsComponentToken = apps.some(({ kind }) => kind === 'wechat_component')
+  if (needsComponentToken && reading.isMissing('WECHAT_COMPONENT_TOKENS_FILE'))
+    faults.push('WECHAT_COMPONENT_TOKENS_FILE is missing, which an app of kind wechat_component needs')
 
+  const maxSeconds = sessionMaxSeconds(reading)
   if (faults.length > 0 || redis === undefined) throw new ConfigError(faults)
   return {
     host: values.HOST,
@@ -128,13 +173,27 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
     trustProxy: values.TRUST_PROXY,
     apps,
     wechatApiUrls: values.WECHAT_API_URLS,
+    componentTokensFile: values.WECHAT_COMPONENT_TOKENS_FILE,
+    wecomApiUrls: values.WECOM_API_URLS,
+    qqApiUrls: values.QQ_API_URLS,
+    douyinApiUrls: values.DOUYIN_API_URLS,
     loginDeadlineMs: values.LOGIN_DEADLINE_MS,
     redis,
     sealKeys,
     tokenKeys,
-    sessionTtlSeconds: values.SESSION_TTL_SECONDS,
+    sessionLife: { idleSeconds: values.SESSION_TTL_SECONDS, maxSeconds },
+    sessionCacheSeconds: values.SESSION_CACHE_SECONDS,
     sessionsPerUser: values.SESSIONS_PER_USER,
+    openData: {
+      maxAgeSeconds: values.OPEN_DATA_MAX_AGE_SECONDS,
+      replaySeconds: values.OPEN_DATA_REPLAY_SECONDS,
+    },
     exposeOpenid: values.EXPOSE_OPENID,
+    jwt: {
+      audiences: values.JWT_AUDIENCES,
+      ttlSeconds: values.JWT_TTL_SECONDS,
+      issuer: values.JWT_ISSUER,
+    },
     limits: {
       loginPerIp: values.LIMIT_LOGIN_PER_IP,
       invalidPerIp: values.LIMIT_INVALID_PER_IP,
@@ -152,10 +211,10 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
  * @throws {ConfigError} naming every fault.
  */
 export function loadWorkerConfig(env: Environment): WorkerConfig {
-  const faults: string[] = []
-  const values = readSettings(env, faults)
-  const redis = redisConfig(values, faults)
-  if (env['NODE_ENV'] === 'production' && values.DATABASE_URL === undefined) {
+  const reading = readSettings(env, [...SHARED_SETTINGS, ...WORKER_SETTINGS])
+  const { values, faults } = reading
+  const redis = redisConfig(reading)
+  if (env['NODE_ENV'] === 'production' && reading.isMissing('DATABASE_URL')) {
     faults.push('DATABASE_URL is missing; NODE_ENV=production does not accept the embedded database')
   }
   if (faults.length > 0 || redis === undefined) throw new ConfigError(faults)
@@ -170,52 +229,42 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
   }
 }
 
-function readSettings(env: Environment, faults: string[]): SettingValues {
-  const values: Partial<Record<SettingName, unknown>> = {}
-  for (const [name, setting] of Object.entries(SETTINGS)) {
-    try {
-      values[name as SettingName] = setting.parse(readVariable(env, name))
-    } catch (error) {
-      if (!(error instanceof SettingFault)) throw error
-      faults.push(`${name} ${error.message}`)
-      values[name as SettingName] = setting.parse(undefined) // so that the checks after this one can go on
-    }
-  }
-  return values as SettingValues
+/** What `npm run keys` needs: the rings, and the Redis in which they are used. */
+export interface KeysConfig {
+  readonly redis: RedisConfig
+  readonly sealKeys: readonly Key[]
+  readonly tokenKeys: readonly Key[]
+  readonly sessionLife: SessionLife
 }
 
-/** X from X, or from the file that X_FILE names. Both at once is a fault, for nobody could tell which counts. */
-function readVariable(env: Environment, name: string): string | undefined {
-  const given = env[name]
-  const file = env[`${name}_FILE`]
-  if (file === undefined || file === '' || `${name}_FILE` in SETTINGS) return given === '' ? undefined : given
-  if (given !== undefined && given !== '') throw new SettingFault(`is given twice, also as ${name}_FILE`)
-  try {
-    return readFileSync(file, 'utf8').trim()
-  } catch (error) {
-    throw new SettingFault(`cannot be read from the file in ${name}_FILE (${errorCode(error)})`)
-  }
+/** @throws {ConfigError} naming every fault. */
+export function loadKeysConfig(env: Environment): KeysConfig {
+  const names = ['SEAL_KEYS', 'TOKEN_KEYS', 'SESSION_TTL_SECONDS', 'SESSION_MAX_SECONDS'] as const
+  const reading = readSettings(env, [...SHARED_SETTINGS, ...names])
+  const production = env['NODE_ENV'] === 'production'
+  const sealKeys = parseKeys('SEAL_KEYS', production, reading)
+  const tokenKeys = parseKeys('TOKEN_KEYS', production, reading)
+  checkKeysDiffer(sealKeys, tokenKeys, reading.faults)
+  const idleSeconds = reading.values.SESSION_TTL_SECONDS
+  const sessionLife = { idleSeconds, maxSeconds: sessionMaxSeconds(reading) }
+  const redis = redisConfig(reading)
+  if (reading.faults.length > 0 || redis === undefined) throw new ConfigError(reading.faults)
+  return { redis, sealKeys, tokenKeys, sessionLife }
 }
 
-function loadApps(values: SettingValues, faults: string[]): App[] {
+function loadApps({ values, faults, isMissing }: Reading<GatewaySetting>): App[] {
   const apps = new Map<string, App>()
-  if (values.WECHAT_APPID !== undefined || values.WECHAT_SECRET !== undefined) {
-    if (values.WECHAT_APPID === undefined)
-      faults.push('WECHAT_APPID is missing, while WECHAT_SECRET is given')
-    else if (values.WECHAT_SECRET === undefined)
-      faults.push('WECHAT_SECRET is missing, while WECHAT_APPID is given')
-    else
-      apps.set(values.WECHAT_APPID, {
-        appid: values.WECHAT_APPID,
-        secrets: [new Secret(values.WECHAT_SECRET)],
-      })
+  const { WECHAT_APPID: appid, WECHAT_SECRET: secret, WECHAT_APPS_FILE: file } = values
+  if (appid !== undefined && secret !== undefined) apps.set(appid, parseAppEntry({ appid, secret }))
+  if (isMissing('WECHAT_APPID') && !isMissing('WECHAT_SECRET'))
+    faults.push('WECHAT_APPID is missing, while WECHAT_SECRET is given')
+  if (isMissing('WECHAT_SECRET') && !isMissing('WECHAT_APPID'))
+    faults.push('WECHAT_SECRET is missing, while WECHAT_APPID is given')
+  for (const [index, app] of (file === undefined ? [] : readAppsFile(file, faults)).entries()) {
+    if (apps.has(app.appid)) faults.push(`WECHAT_APPS_FILE entry ${index + 1} repeats the appid of another`)
+    apps.set(app.appid, app)
   }
-  if (values.WECHAT_APPS_FILE !== undefined) {
-    for (const app of readAppsFile(values.WECHAT_APPS_FILE, faults)) {
-      if (apps.has(app.appid)) faults.push(`WECHAT_APPS_FILE names the appid ${app.appid} a second time`)
-      apps.set(app.appid, app)
-    }
-  } else if (apps.size === 0 && faults.every((fault) => !fault.startsWith('WECHAT_'))) {
+  if (isMissing('WECHAT_APPID') && isMissing('WECHAT_SECRET') && isMissing('WECHAT_APPS_FILE')) {
     faults.push('no Mini Program is configured: set WECHAT_APPID and WECHAT_SECRET, or WECHAT_APPS_FILE')
   }
   return [...apps.values()]
@@ -238,60 +287,55 @@ function readAppsFile(path: string, faults: string[]): App[] {
   }
   const apps: App[] = []
   for (const [index, entry] of parsed.entries()) {
-    const { appid, secret } = (entry ?? {}) as { appid?: unknown; secret?: unknown }
     try {
-      apps.push({
-        appid: SETTINGS.WECHAT_APPID.parse(String(appid)) ?? '',
-        secrets: [new Secret(SETTINGS.WECHAT_SECRET.parse(String(secret)) ?? '')],
-      })
+      apps.push(parseAppEntry(entry))
     } catch (error) {
-      if (!(error instanceof SettingFault)) throw error
-      faults.push(`WECHAT_APPS_FILE entry ${index + 1}: appid or secret ${error.message}`)
+      if (!(error instanceof AppFault)) throw error
+      faults.push(`WECHAT_APPS_FILE entry ${index + 1}: ${error.message}`)
     }
   }
   return apps
 }
 
-const KEY_BYTES = 32
-/** `npm start` marks the keys it makes, so that none of them slips into production. */
-const DEVELOPMENT_MARK = 'dev'
-/** A random key of 32 bytes has fewer than 16 different bytes about once in 10^18. */
-const KEY_DISTINCT_BYTES_MIN = 16
-
-function parseKeys(name: string, text: string | undefined, production: boolean, faults: string[]): Key[] {
-  if (text === undefined) {
+function parseKeys(
+  name: 'SEAL_KEYS' | 'TOKEN_KEYS',
+  production: boolean,
+  { values, faults, isMissing }: Reading<'SEAL_KEYS' | 'TOKEN_KEYS'>,
+): Key[] {
+  const text = values[name]
+  if (isMissing(name))
     faults.push(`${name} is missing; \`openssl rand -base64 32\` makes a key, written as kid:key`)
-    return []
-  }
-  const keys: Key[] = []
-  for (const [index, entry] of text.split(',').entries()) {
-    const where = `${name}, key ${index + 1}`
-    const [, kid, encoded] = /^([A-Za-z0-9]{1,8}):([A-Za-z0-9+/_-]+=*)$/.exec(entry.trim()) ?? []
-    if (kid === undefined || encoded === undefined) {
-      faults.push(`${where} must be kid:base64, the kid being 1 to 8 letters and digits`)
-      continue
-    }
-    const bytes = Buffer.from(encoded, 'base64')
-    if (bytes.length !== KEY_BYTES)
-      faults.push(`${where} (${kid}) must be ${KEY_BYTES} bytes, base64; it has ${bytes.length}`)
-    else if (new Set(bytes).size < KEY_DISTINCT_BYTES_MIN)
-      faults.push(`${where} (${kid}) is not random: too many bytes are equal`)
-    if (keys.some((key) => key.kid === kid)) faults.push(`${where} uses the kid ${kid} a second time`)
-    if (production && kid.startsWith(DEVELOPMENT_MARK)) {
-      faults.push(`${where} (${kid}) is a development key; NODE_ENV=production does not accept it`)
-    }
-    keys.push({ kid, bytes: new Secret(bytes) })
-  }
-  return keys
+  if (text === undefined) return []
+  return parseRing(text, { name, production, faults })
 }
 
-/** One key for two purposes would let a leak of the one open the other. */
-function checkKeysDiffer(sealKeys: readonly Key[], tokenKeys: readonly Key[], faults: string[]): void {
-  const all = [...sealKeys, ...tokenKeys].map((key) => key.bytes.reveal().toString('base64'))
-  if (new Set(all).size < all.length) faults.push('SEAL_KEYS and TOKEN_KEYS hold the same key twice')
+/** A random token of 24 characters has fewer different ones about once in 10^9. */
+const ADMIN_TOKEN_DISTINCT_MIN = 8
+
+function checkAdminToken(production: boolean, { values, faults, isMissing }: Reading<GatewaySetting>): void {
+  const token = values.ADMIN_TOKEN
+  if (isMissing('ADMIN_TOKEN')) faults.push('ADMIN_TOKEN is missing')
+  if (token === undefined) return
+  if (new Set(token).size < ADMIN_TOKEN_DISTINCT_MIN)
+    faults.push('ADMIN_TOKEN is not random: too many characters are equal')
+  if (production && token.startsWith(DEVELOPMENT_MARK)) {
+    faults.push('ADMIN_TOKEN is a development token; NODE_ENV=production does not accept it')
+  }
 }
 
-function redisConfig(values: SettingValues, faults: string[]): RedisConfig | undefined {
+/** The default gives way to a longer idle life; a figure that contradicts it does not. */
+function sessionMaxSeconds({
+  values,
+  faults,
+  isMissing,
+}: Reading<'SESSION_TTL_SECONDS' | 'SESSION_MAX_SECONDS'>): number {
+  const { SESSION_TTL_SECONDS: idleSeconds, SESSION_MAX_SECONDS: maxSeconds } = values
+  if (!isMissing('SESSION_MAX_SECONDS') && maxSeconds < idleSeconds)
+    faults.push('SESSION_MAX_SECONDS must not be below SESSION_TTL_SECONDS')
+  return Math.max(maxSeconds, idleSeconds)
+}
+
+function redisConfig({ values, faults, isMissing }: Reading<SharedSetting>): RedisConfig | undefined {
   const targets: RedisTarget[] = []
   if (values.REDIS_URL !== undefined) targets.push({ kind: 'standalone', url: new Secret(values.REDIS_URL) })
   if (values.REDIS_SENTINELS.length > 0) {
@@ -305,12 +349,9 @@ function redisConfig(values: SettingValues, faults: string[]): RedisConfig | und
     targets.push({ kind: 'cluster', nodes: values.REDIS_CLUSTER.map(endpoint) })
   const [target] = targets
   if (targets.length > 1) faults.push('only one of REDIS_URL, REDIS_SENTINELS and REDIS_CLUSTER may be given')
-  if (target === undefined) {
-    if (!faults.some((fault) => fault.startsWith('REDIS_'))) {
-      faults.push('REDIS_URL is missing (or REDIS_SENTINELS, or REDIS_CLUSTER)')
-    }
-    return undefined
-  }
+  if (isMissing('REDIS_URL') && isMissing('REDIS_SENTINELS') && isMissing('REDIS_CLUSTER'))
+    faults.push('REDIS_URL is missing (or REDIS_SENTINELS, or REDIS_CLUSTER)')
+  if (target === undefined) return undefined
   return {
     target,
     username: values.REDIS_USERNAME,
@@ -325,10 +366,16 @@ function endpoint(text: string): Endpoint {
   return { host: text.slice(0, colon), port: Number(text.slice(colon + 1)) }
 }
 
-function isLoopback(url: string): boolean {
-  return /^http:\/\/(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?$/.test(url)
+const ORIGIN_SETTINGS = ['WECHAT_API_URLS', 'WECOM_API_URLS', 'QQ_API_URLS', 'DOUYIN_API_URLS'] as const
+
+function checkOrigins(production: boolean, { values, faults }: Reading<GatewaySetting>): void {
+  for (const name of ORIGIN_SETTINGS) {
+    if (values[name].length === 0) faults.push(`${name} is empty`)
+    if (production && values[name].some((url) => url.startsWith('http://') && !isLoopback(url)))
+      faults.push(`${name} must use https when NODE_ENV=production: secrets travel in the address`)
+  }
 }
 
-function errorCode(error: unknown): string {
-  return (error as NodeJS.ErrnoException).code ?? 'unreadable'
+function isLoopback(url: string): boolean {
+  return /^http:\/\/(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?$/.test(url)
 }

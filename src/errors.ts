@@ -21,6 +21,7 @@ interface ErrorSpec {
   readonly retryAfterSeconds?: number
 }
 
+/** All of them, in the order in which a request can meet them. */
 export const ERRORS = {
   // The request itself
   request_invalid: { status: 400, retry: 'never', title: 'The request is not valid.' },
@@ -30,6 +31,13 @@ export const ERRORS = {
     title: 'Several apps are configured; the request must name its appid.',
   },
   appid_unknown: { status: 400, retry: 'never', title: 'This appid is not configured here.' },
+  app_disabled: { status: 403, retry: 'never', title: 'Logins of this app are switched off.' },
+  app_exists: { status: 409, retry: 'never', title: 'This appid is there already.' },
+  app_static: {
+    status: 409,
+    retry: 'never',
+    title: 'This app comes from the configuration and is changed there.',
+  },
   not_found: { status: 404, retry: 'never', title: 'There is nothing at this address.' },
   method_not_allowed: { status: 405, retry: 'never', title: 'This address does not answer this method.' },
   request_timeout: { status: 408, retry: 'same_code', title: 'The request did not arrive in time.' },
@@ -53,6 +61,7 @@ export const ERRORS = {
     title: 'This code is being exchanged.',
   },
   login_blocked: { status: 403, retry: 'never', title: 'WeChat has blocked the login of this user.' },
+  user_blocked: { status: 403, retry: 'never', title: 'This user is blocked.' },
 
   // Limits
   rate_limited: { status: 429, retry: 'same_code', retryAfterSeconds: 60, title: 'Too many requests.' },
@@ -117,6 +126,52 @@ export const ERRORS = {
   // The session
   session_invalid: { status: 401, retry: 'new_code', title: 'There is no such session.' },
 
+  // What needs session_key, or a phone number
+  session_key_stale: {
+    status: 409,
+    retry: 'new_code',
+    title: 'This was not made with a session_key that is known here.',
+  },
+  open_data_foreign: { status: 403, retry: 'never', title: 'This data is of another app or another user.' },
+  open_data_expired: {
+    status: 400,
+    retry: 'never',
+    title: 'This data is too old; the user has to be asked for it again.',
+  },
+  replayed: { status: 409, retry: 'never', title: 'This data has been sent before.' },
+  phone_code_invalid: {
+    status: 400,
+    retry: 'never',
+    title: 'WeChat does not accept this phone code; the user has to tap the button again.',
+  },
+  phone_code_unclear: {
+    status: 503,
+    retry: 'never',
+    retryAfterSeconds: 1,
+    title: 'The phone code may be used up; the user has to tap the button again.',
+  },
+  user_unknown: { status: 404, retry: 'never', title: 'This user is not logged in here.' },
+  app_unsupported: { status: 400, retry: 'never', title: 'There is no such thing for this kind of app.' },
+  wechat_call_failed: {
+    status: 503,
+    retry: 'same_code',
+    retryAfterSeconds: 1,
+    title: 'WeChat gave no usable answer; asking again does no harm.',
+  },
+  wechat_call_refused: {
+    status: 503,
+    retry: 'never',
+    retryAfterSeconds: 60,
+    title: 'WeChat refused the call, for a reason this gateway does not know.',
+  },
+
+  // Tokens for other services
+  audience_unknown: {
+    status: 400,
+    retry: 'never',
+    title: 'No tokens are made for this audience here.',
+  },
+
   // The gateway
   admin_unauthorized: { status: 401, retry: 'never', title: 'The admin token is missing or wrong.' },
   store_unavailable: {
@@ -168,6 +223,7 @@ export class GatewayError extends Error {
   }
 }
 
+/** Whether a text that was kept somewhere is a code of this version. */
 export function isErrorCode(text: string): text is ErrorCode {
   return Object.hasOwn(ERRORS, text)
 }

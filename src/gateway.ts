@@ -1,12 +1,15 @@
 /**
  * The wiring, top to bottom: the one place that knows every part.
  */
+import { createApps } from './apps.ts'
+import { createBlocking } from './blocking.ts'
 import { createCodes } from './codes.ts'
-import type { GatewayConfig } from './config.ts'
+import type { App, GatewayConfig } from './config.ts'
 import { GatewayError } from './errors.ts'
 import { createHealth } from './health.ts'
 import { createAdminApp } from './http/admin.ts'
 import { createPublicApp } from './http/public.ts'
+import { createJwts } from './jwt.ts'
 import { createLimits } from './limits.ts'
 import type { Log } from './log.ts'
 import { createLogin } from './login.ts'
@@ -14,13 +17,32 @@ import type { Login } from './login.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import type { GatewayMetrics } from './metrics.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
-import { connectFailFast, createKeys, createStoreClock, disconnect, waitUntilReady } from './redis.ts'
+import {
+  connectFailFast,
+  createKeys,
+  createStoreClock,
+  disconnect,
+  listenTo,
+  waitUntilReady,
+} from './redis.ts'
+import { createRenewal } from './renewal.ts'
 import { createSeal } from './seal.ts'
+import { createReplayGuard } from './replays.ts'
+import { createSessionCache } from './session-cache.ts'
+import { createSessionKeys } from './session-keys.ts'
+import { createSessionKeyUses } from './session-key-uses.ts'
 import { createSessions } from './sessions.ts'
+import type { Session } from './sessions.ts'
 import { createTokens } from './tokens.ts'
+import { createAccessTokens } from './wechat/access-token.ts'
+import { createApi } from './wechat/api.ts'
+import { createAppGates } from './wechat/app-gate.ts'
 import { createCalls } from './wechat/calls.ts'
 import { createCode2Session } from './wechat/code2session.ts'
-import { meaningOf, errcodeLabel } from './wechat/errcodes.ts'
+import { createHosts } from './wechat/hosts.ts'
+import { createPlatforms } from './wechat/platforms.ts'
+import type { Platforms } from './wechat/platforms.ts'
+import { createUserApi } from './wechat/user-api.ts'
 
 const REDIS_FIRST_CONTACT_MS = 2_000
 const CLOSE_STEP_MS = 1_000
@@ -49,8 +71,46 @@ export function createGateway(config: GatewayConfig, log: Log) {
   metrics.queueJobs(() => provisioning.counts())
   const selfHeal = createSelfHeal(provisioning, clock, () => metrics.provisioningSelfheal.inc())
 
-  const limits = createLimits(redis, keys, config.limits, (limit, outcome) =>
-    metrics.limits.inc({ limit, outcome }),
+  const seal = createSeal(config.sealKeys)
+  const apps = createApps(
+    {
+      redis,
+      keys,
+      clock,
+      seal,
+      observer: {
+        onReadable(readable, error) {
+          if (readable) log.info('the registry of apps can be read again')
+          else log.warn({ err: error }, 'the registry of apps cannot be read; what is known goes on')
+        },
+        onUnusable(appid, why) {
+          metrics.appsUnusable.inc({ why })
+          log.error({ appid, why }, 'an app that was added at run time cannot be used here')
+        },
+        onRemoved: (appid) => metrics.forgetApp(appid),
+      },
+    },
+    config.apps,
+  )
+  const errcodesOf = (appid: string) => platforms[apps.find(appid)?.kind ?? 'wechat'].errcodes
+  const gates = createAppGates((appid, errcode) => {
+    if (errcode === undefined) return log.info({ appid }, 'WeChat takes the app again')
+    const meaning = errcodesOf(appid).meaningOf(errcode)
+    log.error({ appid, errcode, meaning }, 'WeChat refuses the app; it is gated')
+  })
+  metrics.gatedApps(() => {
+    const gated = apps.list().filter(({ app }) => gates.shutBy(app) !== undefined)
+    return gated.map(({ app }) => apps.labelOf(app.appid))
+  })
+
+  const limits = createLimits(
+    redis,
+    keys,
+    {
+      ...config.limits,
+      exchangePerAppOf: (appid) => apps.find(appid)?.limits.exchangePerMinute,
+    },
+    (limit, outcome) => metrics.limits.inc({ limit, outcome }),
   )
   const codes = createCodes(redis, keys, {
     onClaim: (outcome) => metrics.claims.inc({ outcome }),
@@ -58,14 +118,13 @@ export function createGateway(config: GatewayConfig, log: Log) {
   })
 
   const calls = createCalls()
-  const wechat = createCode2Session(
+  const hosts = createHosts(
     calls,
-    { apps: config.apps, apiUrls: config.wechatApiUrls, loginDeadlineMs: config.loginDeadlineMs },
+    { callMsMax: config.loginDeadlineMs },
     {
-      onCall: ({ host, outcome, seconds }) => metrics.exchanges.observe({ host, outcome }, seconds),
-      onErrcode(appid, errcode, rid) {
-        metrics.errcodes.inc({ errcode: errcodeLabel(errcode) })
-        log.debug({ appid, errcode, meaning: meaningOf(errcode), rid }, 'WeChat answered with an errcode')
+      onCall({ host, purpose, outcome, seconds }) {
+        if (purpose === 'exchange') metrics.exchanges.observe({ host, outcome }, seconds)
+        else metrics.apiCalls.observe({ call: 'wecom_token', outcome }, seconds)
       },
       onFailure: (host, outcome, reason) => log.warn({ host, outcome, reason }, 'WeChat failed'),
       onBreaker(host, state) {
@@ -74,33 +133,121 @@ export function createGateway(config: GatewayConfig, log: Log) {
       },
     },
   )
+  hosts.know(config.wechatApiUrls)
+  const onErrcode = ({ appid, kind }: App, errcode: number, rid: string | undefined) => {
+    const { errcodes } = platforms[kind]
+    metrics.errcodes.inc({ kind, errcode: errcodes.labelOf(errcode) })
+    log.debug({ appid, errcode, meaning: errcodes.meaningOf(errcode), rid }, 'WeChat answered with an errcode')
+  }
+  const platforms: Platforms = createPlatforms(hosts, config, {
+    onErrcode,
+    onComponentTokensFault: (reason) => log.error({ reason }, 'WECHAT_COMPONENT_TOKENS_FILE cannot be used'),
+  })
+  const wechat = createCode2Session(
+    { hosts, platforms, gates, findApp: apps.find, onErrcode },
+    { loginDeadlineMs: config.loginDeadlineMs },
+  )
 
+  const cache =
+    config.sessionCacheSeconds > 0 ? createSessionCache<Session>(config.sessionCacheSeconds * 1000) : undefined
+  const endings =
+    cache && listenTo(config.redis, keys.endedChannel, { onMessage: cache.drop, onGap: cache.clear })
+  const renew = createRenewal({ redis, keys }, config.sessionLife, (outcome) =>
+    metrics.sessionsRenewed.inc({ outcome }),
+  )
+  const tokens = createTokens(config.tokenKeys)
   const sessions = createSessions(
     {
       redis,
       keys,
       clock,
-      seal: createSeal(config.sealKeys),
-      tokens: createTokens(config.tokenKeys),
+      seal,
+      tokens,
+      renew,
+      cache,
       observer: {
         onOpen: () => metrics.sessionsOpened.inc(),
-        onFind: (outcome) => metrics.sessionsFound.inc({ outcome }),
+        onFind: (outcome, cached) => metrics.sessionsFound.inc({ outcome, cache: cached }),
         onRevoke: (scope) => metrics.sessionsRevoked.inc({ scope }),
         onUnprovisioned: selfHeal,
       },
     },
     {
-      ttlSeconds: config.sessionTtlSeconds,
+      life: config.sessionLife,
       perUserMax: config.sessionsPerUser,
       loginPerUser: config.limits.loginPerUser,
       provisionRefreshSeconds: config.provisionRefreshSeconds,
     },
   )
 
+  const jwts = createJwts(
+    {
+      keys: config.tokenKeys,
+      clock,
+      observer: {
+        onIssue: (audience) => metrics.jwtsIssued.inc({ audience }),
+        onVerify: (outcome) => metrics.jwtsVerified.inc({ outcome }),
+      },
+    },
+    config.jwt,
+  )
+
+  const blocking = createBlocking({
+    redis,
+    keys,
+    clock,
+    onBlock(sub) {
+      cache?.drop(sub)
+      metrics.usersBlocked.inc()
+    },
+  })
+
   const startDeadline = () => AbortSignal.timeout(config.loginDeadlineMs)
+  const api = createApi(
+    calls,
+    { apiUrls: config.wechatApiUrls, callMsMax: config.loginDeadlineMs },
+    {
+      onCall: ({ name, outcome, seconds }) => metrics.apiCalls.observe({ call: name, outcome }, seconds),
+      onErrcode: (name, appid, errcode, rid) =>
+        log.info({ call: name, appid, errcode, rid }, 'WeChat answered a call with an errcode'),
+      onFailure: (host, name, outcome) => log.warn({ host, call: name, outcome }, 'a call of WeChat failed'),
+      onBreaker: (host, state) => metrics.setApiBreaker(host, state),
+    },
+  )
+  const accessTokens = createAccessTokens({
+    redis,
+    keys,
+    clock,
+    seal,
+    api,
+    findApp: apps.find,
+    observer: {
+      onFetch: (reason, outcome) => metrics.accessTokenFetches.inc({ reason, outcome }),
+      onUnreadable: () => metrics.sealedUnreadable.inc({ what: 'access_token' }),
+    },
+  })
+  const keyUses = createSessionKeyUses(
+    {
+      sessionKeys: createSessionKeys({
+        redis,
+        keys,
+        seal,
+        tokens,
+        onUnreadable: () => metrics.sealedUnreadable.inc({ what: 'session_key' }),
+      }),
+      replays: createReplayGuard(redis, keys, { windowSeconds: config.openData.replaySeconds }),
+      userApi: createUserApi(api, accessTokens),
+      nowMs: clock.nowMs,
+      startDeadline,
+      onUse: (use, outcome) => metrics.keyUses.inc({ use, outcome }),
+    },
+    config.openData,
+  )
+
   const login = measured(
     createLogin({ limits, codes, wechat, sessions, provisioning, startDeadline }),
     metrics,
+    apps.labelOf,
   )
 
   const server = {
@@ -110,9 +257,26 @@ export function createGateway(config: GatewayConfig, log: Log) {
     trustProxy: config.trustProxy,
     loginDeadlineMs: config.loginDeadlineMs,
   }
-  const appids = new Set(config.apps.map((app) => app.appid))
-  const app = createPublicApp({ ...server, login, appids, sessions, exposeOpenid: config.exposeOpenid })
-  const admin = createAdminApp({ ...server, adminToken: config.adminToken })
+  const app = createPublicApp({
+    ...server,
+    login,
+    apps,
+    sessions,
+    jwts,
+    keyUses,
+    exposeOpenid: config.exposeOpenid,
+  })
+  const admin = createAdminApp({
+    ...server,
+    sessions,
+    jwts,
+    blocking,
+    adminToken: config.adminToken,
+    keyUses,
+    findApp: apps.find,
+    apps,
+    refusedWith: ({ app }) => gates.shutBy(app),
+  })
 
   return {
     app,
@@ -121,6 +285,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     async start(): Promise<void> {
       await waitUntilReady(redis, REDIS_FIRST_CONTACT_MS)
       await clock.sync()
+      await apps.start()
       health.started()
     },
     /** Go on answering, but tell the load balancer and every client to go elsewhere. */
@@ -130,10 +295,14 @@ export function createGateway(config: GatewayConfig, log: Log) {
       health.drain()
       await app.close()
       clock.stop()
+      apps.stop()
       health.stop()
-      wechat.close()
+      hosts.close()
+      accessTokens.close()
+      api.close()
       await calls.close()
       await within(CLOSE_STEP_MS, provisioning.close())
+      endings?.disconnect()
       await disconnect(redis, CLOSE_STEP_MS)
       await admin.close()
     },
@@ -142,15 +311,18 @@ export function createGateway(config: GatewayConfig, log: Log) {
 
 export type Gateway = ReturnType<typeof createGateway>
 
-function measured(login: Login, metrics: GatewayMetrics): Login {
+function measured(login: Login, metrics: GatewayMetrics, labelOf: (appid: string) => string): Login {
   return async (attempt) => {
     const stop = metrics.loginSeconds.startTimer()
     try {
       const grant = await login(attempt)
       metrics.logins.inc({ outcome: 'ok' })
+      metrics.appLogins.inc({ appid: labelOf(attempt.appid), result: 'ok' })
       return grant
     } catch (error) {
       metrics.logins.inc({ outcome: error instanceof GatewayError ? error.code : 'internal' })
+      const refused = error instanceof GatewayError && error.status < 500
+      metrics.appLogins.inc({ appid: labelOf(attempt.appid), result: refused ? 'refused' : 'failed' })
       throw error
     } finally {
       stop()

@@ -6,7 +6,8 @@
  *                                         thousands of phones behind one IPv4 address
  *   invalid_per_ip     address group      WeChat's patience: codes it refused. The real sign of abuse, for
  *                                         an honest client nearly never sends one
- *   exchange_per_app   appid              WeChat's quota of the app, over all gateways
+ *   exchange_per_app   appid              WeChat's quota of the app, over all gateways; an app may have a
+ *                                         limit of its own
  *   login_per_user     sub                sessions and jobs from one user who logs in in a loop; counted
  *                                         inside open-session.lua, to save a round trip
  *
@@ -18,20 +19,26 @@ import { addressGroup } from './addresses.ts'
 import { GatewayError } from './errors.ts'
 import type { Keys, RedisClient } from './redis.ts'
 
-export const LIMIT_NAMES = ['login_per_ip', 'invalid_per_ip', 'exchange_per_app'] as const
+/** Those that are counted here; login_per_user is counted where the session is opened. */
+const LIMIT_NAMES = ['login_per_ip', 'invalid_per_ip', 'exchange_per_app'] as const
 export type LimitName = (typeof LIMIT_NAMES)[number]
 export type LimitOutcome = 'allowed' | 'denied' | 'degraded'
 
 const WINDOW_SECONDS = 60
 /** An address is shut out when more than this share of its logins carried refused codes. */
 const INVALID_SHARE_MAX = 0.5
+/** Different limits of apps that are held ready at once. */
+const EXCHANGE_LIMITS_MAX = 1_000
 
 export interface LimitSettings {
   loginPerIp: number
   invalidPerIp: number
   exchangePerApp: number
+  /** The limit of an app that has one of its own; undefined: exchangePerApp. */
+  exchangePerAppOf(appid: string): number | undefined
 }
 
+/** @param onSpend told of every count, for the metrics */
 export function createLimits(
   redis: RedisClient,
   keys: Keys,
@@ -40,7 +47,8 @@ export function createLimits(
 ) {
   const loginPerIp = createLimit('login_per_ip', settings.loginPerIp)
   const invalidPerIp = createLimit('invalid_per_ip', settings.invalidPerIp)
-  const exchangePerApp = createLimit('exchange_per_app', settings.exchangePerApp)
+  /** By their numbers: apps with the same limit share a counter's settings, each has a count of its own. */
+  const exchangesPerApp = new Map<number, ReturnType<typeof createLimit>>()
 
   return {
     /** Rejects with rate_limited. */
@@ -51,7 +59,8 @@ export function createLimits(
 
     /** Rejects with rate_limited. */
     async spendExchange(appid: string): Promise<void> {
-      const denied = await exchangePerApp.spend(appid)
+      const points = settings.exchangePerAppOf(appid) ?? settings.exchangePerApp
+      const denied = await exchangesOf(points).spend(appid)
       if (denied) throw limited(denied, 'Too many logins of this app.')
     },
 
@@ -61,6 +70,15 @@ export function createLimits(
       const denied = await invalidPerIp.spend(subject)
       if (denied) await loginPerIp.shutOut(subject, denied)
     },
+  }
+
+  function exchangesOf(points: number) {
+    const known = exchangesPerApp.get(points)
+    if (known !== undefined) return known
+    if (exchangesPerApp.size >= EXCHANGE_LIMITS_MAX) exchangesPerApp.clear() // the counts are in Redis
+    const created = createLimit('exchange_per_app', points)
+    exchangesPerApp.set(points, created)
+    return created
   }
 
   function createLimit(name: LimitName, points: number) {

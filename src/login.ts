@@ -33,6 +33,8 @@ export interface LoginAttempt {
   ip: string
   /** A word for the session list: ios, android, … */
   device: string
+  /** The token that the client has held so far. If it is of the user who logs in, its session ends. */
+  formerToken?: string | undefined
 }
 
 /** What WeChat knows about who logs in. */

@@ -14,6 +14,8 @@ import type { Log } from './log.ts'
 /** After this a shutdown is given up and the process ends anyway. */
 const SHUTDOWN_MS_MAX = 25_000
 const START_RETRY_MS = 500
+/** Taken, or kept for the administrator. Other faults of listening are the host's. */
+const PORT_FAULTS: ReadonlySet<string> = new Set(['EADDRINUSE', 'EACCES'])
 
 const config = readConfig()
 if (process.argv.includes('--check-config')) {
@@ -33,8 +35,12 @@ closeWithGrace({ delay: config.drainDelayMs + SHUTDOWN_MS_MAX, logger: false }, 
   log.info('closed')
 })
 
-const adminUrl = await listen(gateway.admin, config.adminHost, config.adminPort, 'ADMIN_PORT')
-const url = await listen(gateway.app, config.host, config.port, 'PORT')
+const adminUrl = await listen(gateway.admin, {
+  host: config.adminHost,
+  port: config.adminPort,
+  prefix: 'ADMIN_',
+})
+const url = await listen(gateway.app, { host: config.host, port: config.port, prefix: '' })
 await startWhenPossible(gateway, log)
 log.info({ url, adminUrl, apps: config.apps.length }, 'gateway ready')
 
@@ -48,13 +54,23 @@ function readConfig(): GatewayConfig {
   }
 }
 
-async function listen(app: Gateway['app'], host: string, port: number, variable: string): Promise<string> {
+interface Address {
+  host: string
+  port: number
+  /** Of the variables that say so: '' or ADMIN_. */
+  prefix: string
+}
+
+async function listen(app: Gateway['app'], { host, port, prefix }: Address): Promise<string> {
   try {
     return await app.listen({ host, port })
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === undefined) throw error
-    console.error(`Cannot listen on ${host}:${port} (${code}). Set ${variable} to a free port.`)
+    const remedy = PORT_FAULTS.has(code)
+      ? `Set ${prefix}PORT to a free port that this user may take.`
+      : `Set ${prefix}HOST to an address of this machine.`
+    console.error(`Cannot listen on ${host}:${port} (${code}). ${remedy}`)
     process.exit(1)
   }
 }

@@ -45,6 +45,7 @@ function histogram(
   return new Histogram({ labelNames: [], ...spec, registers: [registry] })
 }
 
+/** The gateway's metrics, in a registry of their own. */
 export function createGatewayMetrics() {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
@@ -54,9 +55,34 @@ export function createGatewayMetrics() {
     'Circuit breaker of a WeChat host: 0 closed, 1 half open, 2 open.',
     ['host'],
   )
+  const apiBreaker = gauge(
+    registry,
+    'wechat_api_breaker_state',
+    'Circuit breaker of a WeChat host for calls other than jscode2session: 0 closed, 1 half open, 2 open.',
+    ['host'],
+  )
+  // Not a label of login_total: with every outcome it would be tens of thousands of series.
+  const appLogins = counter(
+    registry,
+    'app_logins_total',
+    'Logins by app: ok, refused (4xx) or failed (5xx). 250 apps have a label, the rest are other.',
+    ['appid', 'result'],
+  )
   return {
     exposition: exposition(registry),
     logins: counter(registry, 'login_total', 'Logins by outcome: ok, or the code of the error.', ['outcome']),
+    appLogins,
+    gatedApps: (labels: () => string[]) => gatedApps(registry, labels),
+    appsUnusable: counter(
+      registry,
+      'apps_unusable_total',
+      'Apps added at run time that this gateway cannot use: their secret does not open, or their form is new.',
+      ['why'],
+    ),
+    /** An app is there no longer: its series go. */
+    forgetApp(appid: string): void {
+      for (const result of ['ok', 'refused', 'failed']) appLogins.remove({ appid, result })
+    },
     loginSeconds: histogram(registry, {
       name: 'login_duration_seconds',
       help: 'Time from a login request to its answer.',
@@ -71,8 +97,8 @@ export function createGatewayMetrics() {
     errcodes: counter(
       registry,
       'wechat_errcode_total',
-      'Errcodes WeChat answered with; other: not in our table.',
-      ['errcode'],
+      'Errcodes WeChat answered with, by kind of app; other: not in our table.',
+      ['kind', 'errcode'],
     ),
     claims: counter(registry, 'code_claims_total', 'What claiming a code led to.', ['outcome']),
     limits: counter(
@@ -82,11 +108,56 @@ export function createGatewayMetrics() {
       ['limit', 'outcome'],
     ),
     sessionsOpened: counter(registry, 'sessions_opened_total', 'Sessions opened.'),
-    sessionsFound: counter(registry, 'session_validations_total', 'Tokens looked up, by outcome.', [
-      'outcome',
+    sessionsFound: counter(
+      registry,
+      'session_validations_total',
+      'Tokens looked up, by outcome (other_app: of another app than the asker named) and cache: hit, miss, off.',
+      ['outcome', 'cache'],
+    ),
+    sessionsRevoked: counter(
+      registry,
+      'sessions_revoked_total',
+      'Log-outs: one session, all of a user, or all but one.',
+      ['scope'],
+    ),
+    sessionsRenewed: counter(
+      registry,
+      'session_renewals_total',
+      'Sessions prolonged because they are used: renewed, unneeded (it had just been done), failed.',
+      ['outcome'],
+    ),
+    keyUses: counter(
+      registry,
+      'session_key_uses_total',
+      'What session_keys and access_tokens were used for; outcome: ok, ok_previous (the key before), or the code of the error.',
+      ['use', 'outcome'],
+    ),
+    sealedUnreadable: counter(
+      registry,
+      'sealed_unreadable_total',
+      'Sealed values of Redis that no key of SEAL_KEYS opens: retired too early, or tampered with.',
+      ['what'],
+    ),
+    apiCalls: histogram(registry, {
+      name: 'wechat_api_duration_seconds',
+      help: 'Calls of WeChat other than jscode2session, by call and outcome.',
+      labelNames: ['call', 'outcome'],
+      buckets: LOGIN_BUCKETS_SECONDS,
+    }),
+    accessTokenFetches: counter(
+      registry,
+      'wechat_access_token_fetches_total',
+      'Calls of stable_token by reason: missing, ahead (of its end), refused, forced.',
+      ['reason', 'outcome'],
+    ),
+    setApiBreaker: (host: string, state: keyof typeof BREAKER_STATE_VALUES) =>
+      apiBreaker.set({ host }, BREAKER_STATE_VALUES[state]),
+    usersBlocked: counter(registry, 'users_blocked_total', 'Users blocked by an administrator.'),
+    jwtsIssued: counter(registry, 'jwt_issued_total', 'JWTs made, by audience (of JWT_AUDIENCES).', [
+      'audience',
     ]),
-    sessionsRevoked: counter(registry, 'sessions_revoked_total', 'Log-outs: one session, or all of a user.', [
-      'scope',
+    jwtsVerified: counter(registry, 'jwt_verifications_total', 'JWTs checked by introspection, by outcome.', [
+      'outcome',
     ]),
     provisioningEnqueued: counter(registry, 'provisioning_enqueued_total', 'Jobs handed to the worker.', [
       'outcome',
@@ -110,6 +181,7 @@ export function createGatewayMetrics() {
 
 export type GatewayMetrics = ReturnType<typeof createGatewayMetrics>
 
+/** The worker's metrics, in a registry of their own. */
 export function createWorkerMetrics() {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
@@ -142,6 +214,21 @@ export function createWorkerMetrics() {
 }
 
 export type WorkerMetrics = ReturnType<typeof createWorkerMetrics>
+
+/** Asked when scraped. Only apps that are gated have a series; apps without a label of their own share one. */
+function gatedApps(registry: Registry, labels: () => string[]): void {
+  const gated = new Gauge({
+    name: 'wechat_app_gated',
+    help: 'Apps that WeChat refuses for their configuration, so that it is not asked but for a probe.',
+    labelNames: ['appid'],
+    registers: [],
+    collect() {
+      gated.reset()
+      for (const appid of labels()) gated.inc({ appid })
+    },
+  })
+  registry.registerMetric(gated)
+}
 
 /** Asked when scraped. While Redis does not answer, the gauge is absent rather than wrong. */
 function queueJobs(registry: Registry, counts: () => Promise<Record<string, number>>): void {

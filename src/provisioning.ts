@@ -12,8 +12,10 @@ import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
 import { shortenUserId } from './user-id.ts'
 
+/** Name of the queue, part of its keys in Redis. */
 export const PROVISION_QUEUE = 'provision'
-export const PROVISION_JOB = 'user'
+/** The kind of job that provisions one user. */
+const PROVISION_JOB = 'user'
 
 export interface ProvisionJob {
   /** Version of the payload: old and new processes run side by side during an upgrade. */
@@ -59,6 +61,7 @@ export interface Provisioning {
   close(): Promise<void>
 }
 
+/** The gateway's end of the queue. It uses the connection it is given and leaves it open. */
 export function createProvisioning(
   redis: RedisClient,
   keys: Keys,
@@ -158,7 +161,9 @@ export function createAcknowledge(
   keys: Keys,
 ): (done: Acknowledgement) => Promise<boolean> {
   return async ({ sub, userId, unionid }) => {
-    const answer = await stored(acknowledgeScript(redis, [keys.user(sub)], [shortenUserId(userId), unionid ?? '']))
+    const answer = await stored(
+      acknowledgeScript(redis, [keys.user(sub)], [shortenUserId(userId), unionid ?? '']),
+    )
     if (typeof answer !== 'number') throw new GatewayError('internal')
     return answer > 0
   }

@@ -4,9 +4,17 @@
  *   key                                 type     holds                                        life
  *   code:<sha256(appid, 0, code)>       hash     the claim of a code (codes.ts)               30 s … 5 min
  *   user:{<sub>}                        hash     a user and all their sessions (sessions.ts)  last session's end
+ *   block:{<sub>}                       string   a blocked user (blocking.ts)                 as the block says
  *   limit:<name>:<subject>              string   a counter (limits.ts)                        one window
  *   limit:login_per_user:{<sub>}        string   the same, counted inside open-session.lua    one minute
+ *   app:<appid>                         hash     an app added at run time (apps.ts)           none: configuration
+ *   apps                                hash     their appids and versions (apps.ts)          none: configuration
+ *   wechat:token:{<appid>}              hash     access_token, sealed (wechat/access-token.ts)  its life
+ *   wechat:token-lock:{<appid>}         string   who is fetching it                           3 s
+ *   wechat:token-forced:{<appid>}       list     when it was fetched by force                 24 h
+ *   replay:<sha256(sub, 0, iv, data)>   string   open data that was shown (replays.ts)        OPEN_DATA_REPLAY_SECONDS
  *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
+ *   sessions-ended                      channel  users whose sessions were ended (session-cache.ts)
  *
  * KEY_PREFIX stands before each. No ioredis `keyPrefix`: BullMQ refuses it, and it would hide what is on
  * this page. Every script touches one slot, so the same code runs on standalone, Sentinel and Cluster.
@@ -19,13 +27,23 @@ import { GatewayError } from './errors.ts'
 
 export type RedisClient = Redis | Cluster
 
+/** Builds every key on the page above. Nothing else puts a key together. */
 export function createKeys(prefix: string) {
   return {
     code: (codeHash: string) => `${prefix}code:${codeHash}`,
     user: (sub: string) => `${prefix}user:{${sub}}`,
+    block: (sub: string) => `${prefix}block:{${sub}}`,
+    /** Not a key: gateways that keep sessions in memory listen here. A message is a sub. */
+    endedChannel: `${prefix}sessions-ended`,
     /** rate-limiter-flexible puts the `:` and the subject behind this itself. */
     limit: (name: string) => `${prefix}limit:${name}`,
     userLimit: (sub: string) => `${prefix}limit:login_per_user:{${sub}}`,
+    app: (appid: string) => `${prefix}app:${appid}`,
+    apps: `${prefix}apps`,
+    accessToken: (appid: string) => `${prefix}wechat:token:{${appid}}`,
+    accessTokenLock: (appid: string) => `${prefix}wechat:token-lock:{${appid}}`,
+    accessTokenForced: (appid: string) => `${prefix}wechat:token-forced:{${appid}}`,
+    replay: (hash: string) => `${prefix}replay:${hash}`,
     /** BullMQ's `prefix`; the braces are the hash tag that keeps a queue on one Cluster slot. */
     queue: (name: string) => `${prefix}{${name}}`,
   }
@@ -60,6 +78,24 @@ const BLOCKING_SOCKET_TIMEOUT_MS = 15_000
  */
 export function connectPatient(config: RedisConfig): RedisClient {
   return connect(config, { maxRetriesPerRequest: null, socketTimeout: BLOCKING_SOCKET_TIMEOUT_MS })
+}
+
+/**
+ * Listens to a channel on a connection of its own, through every failure. `onGap` is called whenever it begins
+ * to listen (again): what was said before may have been missed.
+ */
+export function listenTo(
+  config: RedisConfig,
+  channel: string,
+  { onMessage, onGap }: { onMessage(text: string): void; onGap(): void },
+): RedisClient {
+  const listener = connect(config, { maxRetriesPerRequest: null })
+  listener.on('error', ignore) // the request path's connection reports what is wrong with Redis
+  listener.on('message', (_channel: string, text: string) => onMessage(text))
+  // Not the client's own resubscription, which does not say when it is done.
+  const listen = () => void listener.subscribe(channel).then(onGap, ignore)
+  listener.on('ready', listen)
+  return listener
 }
 
 interface ConnectionTemper {
@@ -144,6 +180,25 @@ export async function disconnect(redis: RedisClient, timeoutMs: number): Promise
 }
 
 function ignore(): void {}
+
+/** Keys asked for at once while scanning: a fraction of a millisecond of Redis. */
+const SCAN_COUNT = 200
+
+/**
+ * The keys that fit a pattern, in batches, from every part of a Cluster. A key may come twice.
+ * @throws {GatewayError} store_unavailable
+ */
+export async function* scanKeys(redis: RedisClient, pattern: string): AsyncGenerator<string[]> {
+  const nodes = redis instanceof Cluster ? redis.nodes('master') : [redis]
+  for (const node of nodes) {
+    let cursor = '0'
+    do {
+      const [next, found] = await stored(node.scan(cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT))
+      cursor = next
+      if (found.length > 0) yield found
+    } while (cursor !== '0')
+  }
+}
 
 export type ScriptArgument = string | number | Buffer
 

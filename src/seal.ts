@@ -69,6 +69,12 @@ export function createSeal(keys: readonly Key[]): Seal {
   }
 }
 
+/** The kid that an envelope names; undefined when it is none. Says nothing of whether it opens. */
+export function kidOf(envelope: Buffer): string | undefined {
+  const kid = envelope.toString('latin1', 2, 2 + (envelope[1] ?? 0))
+  return envelope[0] === VERSION && /^[A-Za-z0-9]{1,8}$/.test(kid) ? kid : undefined
+}
+
 function additionalData(kid: string, { appid, sub }: SealedPlace): Buffer {
   return Buffer.from(`${VERSION}\0${kid}\0${appid}\0${sub}`)
 }

@@ -1,7 +1,7 @@
 /**
  * Sessions: open, find, list, revoke. One Redis hash a user holds everything that is known of them while
- * they are logged in (its fields are listed in src/lua/open-session.lua). To validate is one HMGET, to end
- * all of a user's sessions one DEL, and both work while Redis is full.
+ * they are logged in (its fields are listed in src/lua/open-session.lua). To validate is one HMGET, and that
+ * and every way of ending sessions works while Redis is full.
  *
  * session_key enters here, is sealed, and is never handed out.
  */
@@ -9,7 +9,11 @@ import { GatewayError } from './errors.ts'
 import type { Grant, LoginAttempt, OpenedSession, WechatIdentity } from './login.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import type { Renewal } from './renewal.ts'
 import type { Seal } from './seal.ts'
+import type { SessionCache } from './session-cache.ts'
+import { deviceLetter, parseSession } from './session-value.ts'
+import type { SessionLife } from './session-value.ts'
 import { subjectOf } from './subject.ts'
 import type { PresentedToken, Tokens } from './tokens.ts'
 import { expandUserId } from './user-id.ts'
@@ -19,6 +23,7 @@ const PROVISIONING_OVERDUE_SECONDS = 60
 
 const openScript = loadScript('open-session')
 const revokeScript = loadScript('revoke-session')
+const revokeManyScript = loadScript('revoke-sessions')
 
 /** A valid session, as the bearer or a backend may see it. */
 export interface Session {
@@ -27,18 +32,30 @@ export interface Session {
   openid: string
   unionid: string | undefined
   issuedAtSeconds: number
+  /** Where it ends if it is not used again, unix seconds of Redis. */
+  endsAtSeconds: number
   expiresInSeconds: number
   device: string
   /** The worker's id of the user; undefined until it has provisioned them. */
   userId: string | undefined
 }
 
+/** A session as it is listed; the id ends it, and is no token. */
 export interface ListedSession {
   id: string
   issuedAtSeconds: number
+  lastUsedAtSeconds: number
   expiresInSeconds: number
   device: string
   current: boolean
+}
+
+/** What the gateway knows of a user, without any secret. It forgets users when their last session ends. */
+export interface UserView {
+  unionid: string | undefined
+  userId: string | undefined
+  /** Newest first. */
+  sessions: ListedSession[]
 }
 
 export interface SessionsDeps {
@@ -47,6 +64,9 @@ export interface SessionsDeps {
   clock: StoreClock
   seal: Seal
   tokens: Tokens
+  renew: Renewal
+  /** undefined: every validation asks Redis. */
+  cache: SessionCache<Session> | undefined
   observer: SessionsObserver
 }
 
@@ -60,29 +80,46 @@ export interface Unprovisioned {
 
 export interface SessionsObserver {
   onOpen(): void
-  onFind(outcome: 'valid' | 'invalid'): void
-  onRevoke(scope: 'one' | 'all'): void
+  onFind(outcome: 'valid' | 'invalid' | 'other_app', cache: 'hit' | 'miss' | 'off'): void
+  onRevoke(scope: 'one' | 'all' | 'others'): void
   onUnprovisioned(user: Unprovisioned): void
 }
 
 export interface SessionsSettings {
-  ttlSeconds: number
+  life: SessionLife
   perUserMax: number
   loginPerUser: number
   provisionRefreshSeconds: number
 }
 
 export function createSessions(
-  { redis, keys, clock, seal, tokens, observer }: SessionsDeps,
+  { redis, keys, clock, seal, tokens, renew, cache, observer }: SessionsDeps,
   settings: SessionsSettings,
 ) {
-  return { settlement, open, resume, find, list, revoke, revokeAll }
+  const { idleSeconds, maxSeconds } = settings.life
+  /** How the metrics name an answer that is not from the cache. */
+  const asking = cache ? ('miss' as const) : ('off' as const)
+  /** What the scripts that end sessions want to know first. */
+  const endingArgs = [idleSeconds, maxSeconds, keys.endedChannel]
+  return {
+    settlement,
+    open,
+    resume,
+    find,
+    list,
+    revoke,
+    revokeById,
+    revokeOthers,
+    revokeAll,
+    viewOf,
+    revokeAllOf,
+  }
 
   function settlement({ appid, openid }: WechatIdentity): string {
     return `${tokens.makingKid} ${subjectOf(appid, openid)}`
   }
 
-  /** @throws {GatewayError} user_rate_limited, store_unavailable */
+  /** @throws {GatewayError} user_rate_limited, user_blocked, store_unavailable */
   async function open(
     attempt: LoginAttempt,
     identity: WechatIdentity,
@@ -91,10 +128,11 @@ export function createSessions(
     const { appid, openid, sessionKey } = identity
     const sub = subjectOf(appid, openid)
     const { token, field } = tokens.make(sub, attempt)
+    const replaced = attempt.formerToken === undefined ? undefined : tokens.read(attempt.formerToken)
     const answer = await stored(
       openScript(
         redis,
-        [keys.user(sub), keys.userLimit(sub)],
+        [keys.user(sub), keys.userLimit(sub), keys.block(sub)],
         [
           appid,
           openid,
@@ -103,17 +141,24 @@ export function createSessions(
           tokens.fingerprint(sessionKey),
           startedAtMs.toString(36),
           field,
-          DEVICE_LETTERS[attempt.device] ?? 'o',
-          settings.ttlSeconds,
+          deviceLetter(attempt.device),
+          idleSeconds,
           settings.perUserMax,
           settings.provisionRefreshSeconds,
           settings.loginPerUser,
+          maxSeconds,
+          keys.endedChannel,
+          // Somebody else's session is none of this login's business.
+          ...(replaced?.sub === sub ? replaced.fields : []),
         ],
       ),
     )
-    if (isLimited(answer))
-      throw new GatewayError('user_rate_limited', { retryAfterSeconds: Math.ceil(answer[1] / 1000) })
-    const [, due, userId, knownUnionid] = answer as Opened
+    const opened = answer as OpenAnswer
+    if (opened[0] === 'LIMITED')
+      throw new GatewayError('user_rate_limited', { retryAfterSeconds: Math.ceil(opened[1] / 1000) })
+    if (opened[0] === 'BLOCKED') throw new GatewayError('user_blocked')
+    const [, due, userId, knownUnionid] = opened
+    cache?.drop(sub)
     observer.onOpen()
     const grant: Grant = {
       token,
@@ -122,7 +167,7 @@ export function createSessions(
       openid,
       // WeChat leaves the unionid out of some answers for a user whose unionid is known.
       unionid: knownUnionid === '' ? undefined : knownUnionid,
-      expiresInSeconds: settings.ttlSeconds,
+      expiresInSeconds: idleSeconds,
       provisioned: userId !== '',
     }
     return { grant, provisioningDue: due === 1, seenAtMs: clock.nowMs() }
@@ -149,66 +194,135 @@ export function createSessions(
   }
 
   /**
-   * The session of a token; undefined when there is none, for whatever reason.
+   * The session of a token; undefined when there is none, for whatever reason. With the cache on, one that has
+   * been ended may be found until the cache's bound.
+   * @param requiredAppid the app that the asker speaks for: a token of another app is none
    * @throws {GatewayError} store_unavailable, which must not be mistaken for "none"
    */
-  async function find(token: string): Promise<Session | undefined> {
+  async function find(token: string, requiredAppid?: string): Promise<Session | undefined> {
     const presented = tokens.read(token)
-    const found = presented && (await read(presented.sub, presented.fields))
-    observer.onFind(found ? 'valid' : 'invalid')
-    if (found === undefined) return undefined
-    const { session, provisioning } = found
+    const { session, source } = presented ? await lookUp(presented) : { session: undefined, source: asking }
+    if (session !== undefined && requiredAppid !== undefined && session.appid !== requiredAppid) {
+      observer.onFind('other_app', source)
+      return undefined
+    }
+    observer.onFind(session ? 'valid' : 'invalid', source)
+    return session
+  }
+
+  async function lookUp({ sub, fields }: PresentedToken) {
+    const [cacheField = ''] = fields
+    const known = cache?.get(sub, cacheField)
+    if (known !== undefined) {
+      const expiresInSeconds = Math.ceil(known.endsAtSeconds - clock.nowMs() / 1000)
+      return { session: expiresInSeconds > 0 ? { ...known, expiresInSeconds } : undefined, source: 'hit' as const }
+    }
+    const source = asking
+    const ask = () => read(sub, fields)
+    const found = await (cache ? cache.find({ sub, field: cacheField }, ask) : ask())
+    if (found === undefined) return { session: undefined, source }
+    const { session, field, unusedSeconds, provisioning } = found
+    renew({ sub, field }, unusedSeconds)
     if (provisioning.state !== 'acknowledged' && provisioning.ageSeconds > PROVISIONING_OVERDUE_SECONDS) {
       observer.onUnprovisioned(session)
     }
-    return session
+    return { session, source }
   }
 
   /** The sessions of the bearer, newest first; undefined when the token has none itself. */
   async function list(token: string): Promise<ListedSession[] | undefined> {
     const presented = tokens.read(token)
     if (presented === undefined) return undefined
-    const user = await stored(redis.hgetall(keys.user(presented.sub)))
-    const nowSeconds = clock.nowMs() / 1000
-    const sessions = Object.entries(user)
-      .filter(([name]) => name.includes(':'))
-      .map(([name, value]) => ({ name, ...parseSession(value, nowSeconds) }))
-      .filter((session) => session.expiresInSeconds > 0)
-      .toSorted((a, b) => b.issuedAtSeconds - a.issuedAtSeconds)
-      .map(({ name, ...session }) => ({
-        id: name.slice(name.lastIndexOf(':') + 1),
-        ...session,
-        current: presented.fields.includes(name),
-      }))
+    const sessions = listed(await stored(redis.hgetall(keys.user(presented.sub))), presented.fields)
     return sessions.some((session) => session.current) ? sessions : undefined
   }
 
   /** Ends the session of a token. False when there was none. */
   async function revoke(token: string): Promise<boolean> {
     const presented = tokens.read(token)
-    if (presented === undefined) return false
-    const revoked = await stored(revokeScript(redis, [keys.user(presented.sub)], presented.fields))
-    if (revoked !== 1) return false
-    observer.onRevoke('one')
+    return presented !== undefined && revokeFields(presented.sub, presented.fields)
+  }
+
+  /**
+   * Ends one session of the bearer, by the id it is listed under. undefined when the token has no session
+   * itself, false when the bearer has no such session.
+   */
+  async function revokeById(token: string, id: string): Promise<boolean | undefined> {
+    const bearer = await findBearer(token)
+    return bearer && revokeFields(bearer.sub, tokens.fieldsOf(id))
+  }
+
+  /** Ends all sessions of the bearer but the one of this token. False when that is none. */
+  async function revokeOthers(token: string): Promise<boolean> {
+    const bearer = await findBearer(token)
+    if (bearer === undefined) return false
+    await revokeMany(bearer.sub, 'others', bearer.fields)
     return true
   }
 
   /** Ends all sessions of the bearer, and forgets the session_key. False when the token has none itself. */
   async function revokeAll(token: string): Promise<boolean> {
-    const presented = tokens.read(token)
-    if (presented === undefined || (await read(presented.sub, presented.fields)) === undefined) return false
-    await stored(redis.del(keys.user(presented.sub)))
-    observer.onRevoke('all')
+    const bearer = await findBearer(token)
+    if (bearer === undefined) return false
+    await revokeAllOf(bearer.sub)
     return true
+  }
+
+  /** What is known of a user; undefined when they have no session. */
+  async function viewOf(sub: string): Promise<UserView | undefined> {
+    const user = await stored(redis.hgetall(keys.user(sub)))
+    const sessions = listed(user, [])
+    if (sessions.length === 0) return undefined
+    return { unionid: user['u'], userId: user['i'] ? expandUserId(user['i']) : undefined, sessions }
+  }
+
+  /** Ends all sessions of a user, and forgets the session_key. */
+  async function revokeAllOf(sub: string): Promise<void> {
+    await revokeMany(sub, 'all', [])
+  }
+
+  /** Whoever ends other sessions than their own must have one: asked of Redis, never of the cache. */
+  async function findBearer(token: string): Promise<PresentedToken | undefined> {
+    const presented = tokens.read(token)
+    return presented && (await read(presented.sub, presented.fields)) ? presented : undefined
+  }
+
+  async function revokeFields(sub: string, fields: readonly string[]): Promise<boolean> {
+    const revoked = await stored(revokeScript(redis, [keys.user(sub)], [...endingArgs, ...fields]))
+    cache?.drop(sub)
+    if (revoked !== 1) return false
+    observer.onRevoke('one')
+    return true
+  }
+
+  async function revokeMany(sub: string, scope: 'all' | 'others', keptFields: readonly string[]) {
+    const revoked = await stored(revokeManyScript(redis, [keys.user(sub)], [...endingArgs, ...keptFields]))
+    cache?.drop(sub)
+    if (revoked === 1) observer.onRevoke(scope)
+  }
+
+  function listed(user: Record<string, string>, currentFields: readonly string[]): ListedSession[] {
+    const nowSeconds = clock.nowMs() / 1000
+    return Object.entries(user)
+      .filter(([name]) => name.includes(':'))
+      .map(([name, value]) => ({ name, ...parseSession(value, settings.life, nowSeconds) }))
+      .filter((session) => session.expiresInSeconds > 0)
+      .toSorted((a, b) => b.issuedAtSeconds - a.issuedAtSeconds)
+      .map(({ name, ...session }) => ({
+        ...session,
+        id: name.slice(name.lastIndexOf(':') + 1),
+        current: currentFields.includes(name),
+      }))
   }
 
   async function read(sub: string, fields: PresentedToken['fields']) {
     const values = await stored(redis.hmget(keys.user(sub), 'a', 'o', 'u', 'i', 'g', ...fields))
     const [appid, openid, unionid, userId, provisioned, ...entries] = values
-    const entry = entries.find((value) => value !== null)
-    if (entry === undefined || entry === null || !appid || !openid) return undefined
+    const at = entries.findIndex((value) => value !== null)
+    const [field, entry] = [fields[at], entries[at]]
+    if (!field || !entry || !appid || !openid) return undefined
     const nowSeconds = clock.nowMs() / 1000
-    const times = parseSession(entry, nowSeconds)
+    const { lastUsedAtSeconds, ...times } = parseSession(entry, settings.life, nowSeconds)
     if (times.expiresInSeconds <= 0) return undefined
     const session: Session = {
       sub,
@@ -218,39 +332,22 @@ export function createSessions(
       userId: userId ? expandUserId(userId) : undefined,
       ...times,
     }
-    return { session, provisioning: parseProvisioning(provisioned ?? '', nowSeconds) }
+    return {
+      session,
+      field,
+      unusedSeconds: nowSeconds - lastUsedAtSeconds,
+      provisioning: parseProvisioning(provisioned ?? '', nowSeconds),
+    }
   }
 }
 
 export type Sessions = ReturnType<typeof createSessions>
 
-/** The two answers of open-session.lua. */
-type Opened = [state: 'OPENED', due: number, userId: string, unionid: string]
-type Limited = [state: 'LIMITED', untilMs: number]
-
-function isLimited(answer: unknown): answer is Limited {
-  return Array.isArray(answer) && answer[0] === 'LIMITED'
-}
-
-/** The letter that stands for a device in a session's value; words that are not listed become `other`. */
-const DEVICE_LETTERS: Readonly<Record<string, string>> = {
-  ios: 'i',
-  android: 'a',
-  harmony: 'h',
-  devtools: 'd',
-  mac: 'm',
-  windows: 'w',
-  other: 'o',
-}
-const DEVICES = new Map(Object.entries(DEVICE_LETTERS).map(([device, letter]) => [letter, device]))
-
-/** "<issued unix s>.<life s>.<device>", the numbers hexadecimal. */
-function parseSession(value: string, nowSeconds: number) {
-  const [issued = '', life = '', letter = ''] = value.split('.')
-  const issuedAtSeconds = Number.parseInt(issued, 16)
-  const expiresInSeconds = Math.ceil(issuedAtSeconds + Number.parseInt(life, 16) - nowSeconds)
-  return { issuedAtSeconds, expiresInSeconds, device: DEVICES.get(letter) ?? 'other' }
-}
+/** The answers of open-session.lua. */
+type OpenAnswer =
+  | [state: 'OPENED', due: number, userId: string, unionid: string]
+  | [state: 'LIMITED', untilMs: number]
+  | [state: 'BLOCKED']
 
 /** "e<unix s>" queued, "a<unix s>" acknowledged, the number hexadecimal. */
 function parseProvisioning(value: string, nowSeconds: number) {

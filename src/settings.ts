@@ -5,6 +5,7 @@
  * README's table and .env.example are compared with this page by test/documentation.test.ts. Any variable
  * X may be given as X_FILE instead, naming a file that holds the value (Docker and Kubernetes secrets).
  */
+import { isIP } from 'node:net'
 
 /** Thrown by a parser; the message is shown to the operator and so never holds the value. */
 export class SettingFault extends Error {}
@@ -53,13 +54,16 @@ function flag(spec: Common & { default: boolean }): Setting<boolean> {
 
 interface TextSpec extends Common {
   pattern?: RegExp
-  /** What the pattern demands, in words: "must be …". */
+  /** What a pattern cannot say. What is let through here must not fail later, where the error would quote it. */
+  accepts?: (text: string) => boolean
+  /** What both demand, in words: "must be …". */
   demand?: string
   secret?: boolean
 }
 
 function check(text: string, spec: TextSpec): string {
-  if (spec.pattern && !spec.pattern.test(text)) throw new SettingFault(spec.demand ?? 'is malformed')
+  const sound = (spec.pattern?.test(text) ?? true) && (spec.accepts?.(text) ?? true)
+  if (!sound) throw new SettingFault(spec.demand ?? 'is malformed')
   return text
 }
 
@@ -95,8 +99,42 @@ function list(spec: TextSpec & { default: string }): Setting<string[]> {
   }
 }
 
-const hostPort = { pattern: /^[A-Za-z0-9.:_-]+:\d{1,5}$/, demand: 'must be a comma list of host:port' }
+const hostPort = {
+  pattern: /^[A-Za-z0-9.:_-]+:\d{1,5}$/,
+  accepts: (text: string) => isPort(Number(text.slice(text.lastIndexOf(':') + 1))),
+  demand: 'must be a comma list of host:port',
+}
 
+function isPort(port: number): boolean {
+  return port >= 1 && port <= 65_535
+}
+
+const origin = {
+  pattern: /^https?:\/\/[A-Za-z0-9.:[\]_-]+$/,
+  accepts: isUrl,
+  demand: 'must be a comma list of origins such as https://api.weixin.qq.com',
+}
+
+/** Whether the libraries that get it can take it apart, its user and password included. */
+function isUrl(text: string): boolean {
+  try {
+    const { username, password } = new URL(text)
+    decodeURIComponent(username + password)
+    return true
+  } catch {
+    return false // the reason quotes the text, and the text may hold a password
+  }
+}
+
+/** An address, or a CIDR range of more than nobody and less than everybody. */
+function isAddressRange(text: string): boolean {
+  const [address = '', bits] = text.split('/')
+  const version = isIP(address)
+  if (version === 0) return false
+  return bits === undefined || (Number(bits) >= 1 && Number(bits) <= (version === 4 ? 32 : 128))
+}
+
+/** The variables by name. Parsing throws SettingFault and nothing else. */
 export const SETTINGS = {
   // Listeners
   HOST: text({ default: '0.0.0.0', doc: 'Address of the public listener.' }),
@@ -125,7 +163,8 @@ export const SETTINGS = {
   TRUST_PROXY: list({
     default: '',
     pattern: /^[0-9A-Fa-f.:]+(\/\d{1,3})?$/,
-    demand: 'must be a comma list of addresses or CIDR ranges',
+    accepts: isAddressRange,
+    demand: 'must be a comma list of addresses or CIDR ranges, none of them /0',
     doc: 'Load balancers whose X-Forwarded-For is believed: comma list of CIDR ranges. Empty: the peer address counts.',
   }),
 
@@ -146,9 +185,26 @@ export const SETTINGS = {
   }),
   WECHAT_API_URLS: list({
     default: 'https://api.weixin.qq.com,https://api2.weixin.qq.com',
-    pattern: /^https?:\/\/[A-Za-z0-9.:[\]_-]+$/,
-    demand: 'must be a comma list of origins such as https://api.weixin.qq.com',
+    ...origin,
     doc: 'Origins of the WeChat API in order of preference; the next is used when one cannot be reached.',
+  }),
+  WECHAT_COMPONENT_TOKENS_FILE: optionalText({
+    doc: 'JSON file that your third-party platform of WeChat writes, {"component_appid": "component_access_token", …}; read again when it changes. For apps of kind wechat_component.',
+  }),
+  WECOM_API_URLS: list({
+    default: 'https://qyapi.weixin.qq.com',
+    ...origin,
+    doc: 'Origins of the WeCom API, for apps of kind wecom.',
+  }),
+  QQ_API_URLS: list({
+    default: 'https://api.q.qq.com',
+    ...origin,
+    doc: 'Origins of the QQ Mini Program API, for apps of kind qq.',
+  }),
+  DOUYIN_API_URLS: list({
+    default: 'https://developer.toutiao.com',
+    ...origin,
+    doc: 'Origins of the Douyin API, for apps of kind douyin.',
   }),
   LOGIN_DEADLINE_MS: integer({
     default: 3000,
@@ -161,7 +217,9 @@ export const SETTINGS = {
   REDIS_URL: optionalText({
     secret: true,
     pattern: /^rediss?:\/\/\S+$/,
-    demand: 'must begin with redis:// or rediss://',
+    accepts: isUrl,
+    demand:
+      'must be a URL that begins with redis:// or rediss://, with /, #, ?, @ and % of a password encoded',
     doc: 'One Redis. Or REDIS_SENTINELS, or REDIS_CLUSTER.',
   }),
   REDIS_SENTINELS: list({ default: '', ...hostPort, doc: 'Sentinels, comma list of host:port.' }),
@@ -188,7 +246,8 @@ export const SETTINGS = {
   DATABASE_URL: optionalText({
     secret: true,
     pattern: /^postgres(ql)?:\/\/\S+$/,
-    demand: 'must begin with postgres://',
+    accepts: isUrl,
+    demand: 'must be a URL that begins with postgres://, with /, #, ?, @ and % of a password encoded',
     doc: 'Postgres of the worker. Absent: an embedded database under DATA_DIR, for one worker only.',
   }),
   DATA_DIR: text({ default: '.data', doc: 'Folder of the embedded database and of `npm start`.' }),
@@ -208,7 +267,19 @@ export const SETTINGS = {
     default: 604_800,
     min: 60,
     max: 31_536_000,
-    doc: 'Life of a session in seconds (7 days).',
+    doc: 'How long a session lives without being used, in seconds (7 days). Use prolongs it.',
+  }),
+  SESSION_MAX_SECONDS: integer({
+    default: 2_592_000,
+    min: 60,
+    max: 31_536_000,
+    doc: 'How long a session lives at most, however much it is used (30 days). At least SESSION_TTL_SECONDS, which counts when it is above the default.',
+  }),
+  SESSION_CACHE_SECONDS: integer({
+    default: 0,
+    min: 0,
+    max: 5,
+    doc: 'For how long a gateway may go on taking a session for valid without asking Redis. A log-out is heard of at once as a rule, and holds after this in any case. 0: it asks each time.',
   }),
   SESSIONS_PER_USER: integer({
     default: 10,
@@ -216,9 +287,42 @@ export const SETTINGS = {
     max: 50,
     doc: 'Sessions a user may hold at once; a further login ends the oldest.',
   }),
+  OPEN_DATA_MAX_AGE_SECONDS: integer({
+    default: 86_400,
+    min: 60,
+    max: 2_592_000,
+    doc: 'How old the watermark of open data may be. A day: what was collected without a network may come late, and only the user can send it.',
+  }),
+  OPEN_DATA_REPLAY_SECONDS: integer({
+    default: 0,
+    min: 0,
+    max: 86_400,
+    doc: 'For how long the same open data is not decrypted a second time. 0: it is, so that a client whose answer got lost can ask again.',
+  }),
   EXPOSE_OPENID: flag({
     default: true,
     doc: 'Whether /login and /session show openid and unionid to the client.',
+  }),
+
+  // Tokens for other services
+  JWT_AUDIENCES: list({
+    default: '',
+    pattern: /^[A-Za-z0-9:/._~-]{1,128}$/,
+    demand:
+      'must be a comma list of names or addresses of services, each up to 128 of A-Z a-z 0-9 : / . _ ~ -',
+    doc: 'Services for which POST /token makes a JWT, comma list. Empty: none are made.',
+  }),
+  JWT_TTL_SECONDS: integer({
+    default: 300,
+    min: 10,
+    max: 600,
+    doc: 'Life of a JWT in seconds. It cannot be taken back: a log-out ends it only by this.',
+  }),
+  JWT_ISSUER: text({
+    default: 'urn:wechat-login-gateway',
+    pattern: /^[A-Za-z0-9:/._~-]{1,256}$/,
+    demand: 'must be up to 256 of A-Z a-z 0-9 : / . _ ~ -',
+    doc: 'Who made it (`iss`). Services compare it to the letter.',
   }),
 
   // Limits, per minute

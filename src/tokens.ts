@@ -45,6 +45,8 @@ export interface Tokens {
   remake(sub: string, origin: TokenOrigin, kid: string): DerivedToken | undefined
   /** Reads a token as a client presents it; undefined when it is none. Says nothing about its validity. */
   read(token: string): PresentedToken | undefined
+  /** The fields under which a session may stand that is listed by this id, one for each token key. */
+  fieldsOf(id: string): string[]
   /** A short keyed fingerprint of a session_key: equal keys have equal ones, and it tells nothing else. */
   fingerprint(sessionKey: Buffer): string
 }
@@ -84,6 +86,8 @@ export function createTokens(keys: readonly Key[]): Tokens {
       if (sub === undefined || secret === undefined) return undefined
       return { sub, fields: ring.map((entry) => fieldOf(entry, secret)) }
     },
+
+    fieldsOf: (id) => ring.map(({ kid }) => `${kid}:${id}`),
 
     fingerprint: (sessionKey) =>
       createHmac('sha256', first.fingerprintKey)

@@ -19,17 +19,22 @@ const REPLY_DELAY_MS = 40
 async function startCountingProxy(redisUrl: string) {
   const { hostname, port } = new URL(redisUrl)
   let trips = 0
+  /** The next answer is that of a background read, which waits for nobody. */
+  let inBackground = false
   const server = createServer((client) => {
     const upstream = createConnection(Number(port), hostname)
     let heard = true
     client.on('data', (bytes) => {
-      if (heard) trips += 1
-      heard = false
+      inBackground = isBackground(bytes.toString('latin1'))
+      if (heard && !inBackground) trips += 1
+      if (!inBackground) heard = false
       upstream.write(bytes)
     })
     upstream.on('data', (bytes) => {
+      const answersBackground = inBackground
+      inBackground = false
       setTimeout(() => {
-        heard = true
+        if (!answersBackground) heard = true
         client.write(bytes)
       }, REPLY_DELAY_MS)
     })
@@ -56,6 +61,11 @@ async function startCountingProxy(redisUrl: string) {
   }
 }
 
+/** The registry of apps is read now and then, whether or not anybody logs in. */
+function isBackground(command: string): boolean {
+  return /^\*2\r\n\$7\r\nhgetall\r\n\$\d+\r\n[^\r]*apps\r\n$/i.test(command)
+}
+
 /** The commands that clients send during an action, without those that scripts run inside Redis. */
 async function commandsDuring(harness: Harness, action: () => Promise<unknown>) {
   const monitor = await new Redis(inject('redisUrl')).monitor()
@@ -65,6 +75,7 @@ async function commandsDuring(harness: Harness, action: () => Promise<unknown>) 
   let ended = false
   monitor.on('monitor', (_time: string, args: string[], source: string) => {
     if (args.includes(marker)) ended = true
+    else if (args[1] === harness.keys.apps) return
     else if (args.some((arg) => arg.includes(harness.env['KEY_PREFIX'] ?? 'no prefix'))) {
       ;(source === 'lua' ? inScripts : sent).push((args[0] ?? '').toLowerCase())
     }
@@ -103,7 +114,8 @@ test('a returning login: 5 commands in at most 4 round trips', async () => {
   const { sent, inScripts } = await commandsDuring(harness, () => harness.login({ code: user.newCode() }))
   // limit(address), claim, limit(app), open session, settle
   expect(sent).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha', 'evalsha'])
-  expect(inScripts.length).toBeLessThanOrEqual(16)
+  // One of them asks whether the user is blocked: 0.5 µs, in exchange for no command in a validation.
+  expect(inScripts.length).toBeLessThanOrEqual(17)
 })
 
 test('a first login: one command and one round trip more, for the job', async () => {

@@ -2,13 +2,26 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { Secret } from '../secret.ts'
 import { GatewayError } from '../errors.ts'
+import { addAppRoutes } from './app-routes.ts'
+import type { AppRoutesDeps } from './app-routes.ts'
 import { addHealthRoutes } from './health-routes.ts'
+import { addIntrospectionRoutes } from './introspection-routes.ts'
+import type { IntrospectionRoutesDeps } from './introspection-routes.ts'
 import { createServer } from './server.ts'
+import { addSessionKeyRoutes } from './session-key-routes.ts'
+import type { SessionKeyRoutesDeps } from './session-key-routes.ts'
 import type { Server, ServerDeps } from './server.ts'
+import { addUserRoutes } from './user-routes.ts'
+import type { UserRoutesDeps } from './user-routes.ts'
 
 const OPEN_ROUTES: ReadonlySet<string> = new Set(['/metrics', '/livez', '/readyz'])
 
-export interface AdminDeps extends ServerDeps {
+export interface AdminDeps
+  extends ServerDeps,
+    IntrospectionRoutesDeps,
+    UserRoutesDeps,
+    AppRoutesDeps,
+    SessionKeyRoutesDeps {
   adminToken: Secret<string>
 }
 
@@ -25,6 +38,10 @@ export function createAdminApp({ adminToken, ...deps }: AdminDeps): Server {
   })
 
   addHealthRoutes(app, deps.health)
+  addIntrospectionRoutes(app, deps)
+  addUserRoutes(app, deps)
+  addSessionKeyRoutes(app, deps)
+  addAppRoutes(app, deps)
   const { exposition } = deps.metrics
   app.get('/metrics', async (_request, reply) =>
     reply.type(exposition.contentType).send(await exposition.text()),

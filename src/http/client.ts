@@ -33,6 +33,7 @@ const DEVICES: readonly (readonly [RegExp, string])[] = [
   [/windows/i, 'windows'],
 ]
 
+/** The word for the session list; `other` for what is not known. Never more of the user agent than that. */
 export function deviceOf(request: FastifyRequest): string {
   const userAgent = request.headers['user-agent'] ?? ''
   return DEVICES.find(([pattern]) => pattern.test(userAgent))?.[1] ?? 'other'
@@ -40,9 +41,14 @@ export function deviceOf(request: FastifyRequest): string {
 
 const BEARER = /^Bearer ([\x21-\x7e]{1,256})$/i
 
+/** The bearer token, if the client has sent something of that form. */
+export function tokenOf(request: FastifyRequest): string | undefined {
+  return BEARER.exec(request.headers.authorization ?? '')?.[1]
+}
+
 /** @throws {GatewayError} session_invalid: a missing token and a wrong one look the same from outside */
 export function bearerOf(request: FastifyRequest): string {
-  const token = BEARER.exec(request.headers.authorization ?? '')?.[1]
+  const token = tokenOf(request)
   if (token === undefined) throw new GatewayError('session_invalid')
   return token
 }

@@ -1,9 +1,10 @@
 /** POST and GET /login, and /onLogin for Mini Programs written after the classic tutorial. */
 import { Type } from 'typebox'
 import type { FastifyRequest } from 'fastify'
+import type { Apps } from '../apps.ts'
 import { GatewayError } from '../errors.ts'
 import type { Grant, Login } from '../login.ts'
-import { bindOf, clientIp, deviceOf } from './client.ts'
+import { bindOf, clientIp, deviceOf, tokenOf } from './client.ts'
 import type { Server } from './server.ts'
 
 /** Real codes have 32 of these characters; nothing promises that they will. */
@@ -33,23 +34,23 @@ const MOCK_CODE = 'the code is a mock one'
 
 export interface LoginRoutesDeps {
   login: Login
-  appids: ReadonlySet<string>
+  apps: Pick<Apps, 'find' | 'only'>
   exposeOpenid: boolean
 }
 
-export function addLoginRoutes(app: Server, { login, appids, exposeOpenid }: LoginRoutesDeps): void {
-  const [onlyAppid] = appids.size === 1 ? appids : []
-
+export function addLoginRoutes(app: Server, { login, apps, exposeOpenid }: LoginRoutesDeps): void {
   async function answer(request: FastifyRequest, fields: { code: string; appid?: string; nonce?: string }) {
-    const appid = fields.appid ?? onlyAppid
-    if (appid === undefined) throw new GatewayError('appid_required')
-    if (!appids.has(appid)) throw new GatewayError('appid_unknown')
+    const named = fields.appid === undefined ? apps.only() : apps.find(fields.appid)
+    if (named === undefined)
+      throw new GatewayError(fields.appid === undefined ? 'appid_required' : 'appid_unknown')
+    if (!named.loginEnabled) throw new GatewayError('app_disabled')
     const grant = await login({
-      appid,
+      appid: named.appid,
       code: fields.code,
       bind: bindOf(request, fields.nonce),
       ip: clientIp(request),
       device: deviceOf(request),
+      formerToken: tokenOf(request),
     })
     return wireGrant(grant, exposeOpenid)
   }

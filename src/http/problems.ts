@@ -4,6 +4,7 @@
  * A GatewayError is shown as the catalogue has it. What Fastify rejects is translated. Everything else is a
  * fault of ours: the client sees `internal` and nothing of it, the log gets it whole.
  */
+import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { ERRORS, GatewayError } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
@@ -24,7 +25,8 @@ export interface Problem {
   rid?: string
 }
 
-export function problemOf(error: GatewayError): Problem {
+/** The body of the answer. */
+function problemOf(error: GatewayError): Problem {
   return {
     type: TYPE_PREFIX + error.code,
     title: ERRORS[error.code].title,
@@ -37,6 +39,7 @@ export function problemOf(error: GatewayError): Problem {
   }
 }
 
+/** Answers a request with an error, and tells the log what the client is not shown. */
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const shown = toGatewayError(error)
   request.outcome = shown.code
@@ -63,7 +66,8 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
     .send(JSON.stringify(problemOf(shown)))
 }
 
-export function toGatewayError(error: unknown): GatewayError {
+/** What an error of any origin is to the client; `internal` when it means nothing to it. */
+function toGatewayError(error: unknown): GatewayError {
   if (error instanceof GatewayError) return error
   const { code, statusCode, validation, message } = (error ?? {}) as Partial<FastifyError>
   // A validator's message names the field and the rule, never the value.
@@ -85,16 +89,21 @@ export function toGatewayError(error: unknown): GatewayError {
   return new GatewayError('internal', { cause: error })
 }
 
-/** What Node's HTTP parser rejects before there is a request: answered by hand on the socket. */
+/** The answer to what Node's HTTP parser rejects, before there is a request. */
 export function clientErrorResponse(error: NodeJS.ErrnoException): string {
-  const code = CLIENT_ERRORS[error.code ?? ''] ?? 'request_invalid'
+  return rawResponse(CLIENT_ERRORS[error.code ?? ''] ?? 'request_invalid')
+}
+
+/** A whole HTTP response, written by hand, for a socket that no request object stands for. */
+export function rawResponse(code: ErrorCode): string {
   const problem = problemOf(new GatewayError(code))
   const body = JSON.stringify(problem)
   return [
-    `HTTP/1.1 ${problem.status} ${STATUS_TEXT[problem.status] ?? 'Bad Request'}`,
+    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
     `content-type: ${CONTENT_TYPE}`,
     `content-length: ${Buffer.byteLength(body)}`,
     'cache-control: no-store',
+    'x-content-type-options: nosniff',
     'connection: close',
     '',
     body,
@@ -104,10 +113,4 @@ export function clientErrorResponse(error: NodeJS.ErrnoException): string {
 const CLIENT_ERRORS: Partial<Record<string, ErrorCode>> = {
   ERR_HTTP_REQUEST_TIMEOUT: 'request_timeout',
   HPE_HEADER_OVERFLOW: 'headers_too_large',
-}
-
-const STATUS_TEXT: Partial<Record<number, string>> = {
-  400: 'Bad Request',
-  408: 'Request Timeout',
-  431: 'Request Header Fields Too Large',
 }

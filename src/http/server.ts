@@ -3,13 +3,15 @@
  * about itself.
  */
 import { randomUUID } from 'node:crypto'
+import type { Duplex } from 'node:stream'
 import Fastify, { LogController } from 'fastify'
+import type { FastifyReply, RouteOptions } from 'fastify'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { Health } from '../health.ts'
 import type { Log } from '../log.ts'
 import type { GatewayMetrics } from '../metrics.ts'
 import { GatewayError } from '../errors.ts'
-import { clientErrorResponse, sendProblem } from './problems.ts'
+import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
 
 /** The largest body we take is a login of some hundred bytes. */
 const BODY_BYTES_MAX = 2_048
@@ -23,12 +25,15 @@ const KEEP_ALIVE_MS = 75_000
 const HANDLER_MARGIN_MS = 1_000
 const REQUESTS_PER_CONNECTION_MAX = 10_000
 const CONNECTIONS_MAX = 5_000
+/** Time to read why it was turned away, before a connection is cut. */
+const DISMISS_MS = 1_000
 /** While draining, connections that have become idle are closed this often. */
 const IDLE_CLOSE_MS = 100
 
 /** Nothing else may stand beside it: parameters and stray characters have let bodies slip past validation. */
 const JSON_TYPE = /^application\/json(; ?charset=utf-8)?$/i
 const REQUEST_ID = /^[A-Za-z0-9-]{8,64}$/
+const BYTE_ORDER_MARK = '\uFEFF'
 const METHODS = ['GET', 'POST', 'PUT', 'DELETE', 'PATCH'] as const
 
 declare module 'fastify' {
@@ -79,37 +84,47 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
         `${where}${(first?.instancePath ?? '').replaceAll('/', '.')} ${first?.message ?? 'is not valid'}`,
       )
     },
-    frameworkErrors: (error, request, reply) => sendProblem(error, request, reply),
+    frameworkErrors(error, request, reply) {
+      setCommonHeaders(request, reply) // no hook runs for these
+      sendProblem(error, request, reply)
+    },
     clientErrorHandler(error, socket) {
       if (error.code === 'ECONNRESET' || !socket.writable) return
-      socket.end(clientErrorResponse(error))
+      dismiss(socket, clientErrorResponse(error))
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
 
   app.server.maxConnections = CONNECTIONS_MAX
+  // Node hands a CONNECT to nobody else, and without a listener it hangs up without a word.
+  app.server.on('connect', (_request, socket) => dismiss(socket, rawResponse('method_not_allowed')))
+  // An expectation other than 100-continue is left unmet, which RFC 9110 allows; Node would answer without a body.
+  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
   app.removeContentTypeParser('text/plain')
   // wx.request sends `content-type: application/json` with every request, also with a DELETE without a body.
   const parseJson = app.getDefaultJsonParser('error', 'error')
   app.removeContentTypeParser('application/json')
   app.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (request, body, done) => {
-    if (!JSON_TYPE.test(request.headers['content-type'] ?? ''))
+    if (!JSON_TYPE.test(request.headers['content-type'] ?? '') || hasSeveralTypes(request.raw.rawHeaders))
       done(new GatewayError('media_type_unsupported'))
+    else if (body.startsWith(BYTE_ORDER_MARK))
+      done(new GatewayError('request_invalid', { detail: 'JSON does not begin with a byte order mark.' }))
     else if (body.length === 0) done(null, undefined)
     else void parseJson(request, body, done)
   })
   app.decorateRequest('outcome', 'ok')
   app.setErrorHandler(sendProblem)
-  app.setNotFoundHandler((request) => {
+  const routes = createRouteList()
+  app.addHook('onRoute', routes.add)
+  app.setNotFoundHandler((request, reply) => {
     // The answer names nothing of the request: an address may hold what somebody pasted by mistake.
-    const url = request.url.split('?')[0] ?? ''
-    const otherMethod = METHODS.some((method) => method !== request.method && app.hasRoute({ url, method }))
-    throw new GatewayError(otherMethod ? 'method_not_allowed' : 'not_found')
+    const methods = routes.methodsAt(request.url.split('?')[0] ?? '')
+    if (methods.length === 0) throw new GatewayError('not_found')
+    reply.header('allow', methods.join(', '))
+    throw new GatewayError('method_not_allowed')
   })
 
   app.addHook('onSend', async (request, reply) => {
-    reply.header('cache-control', 'no-store')
-    reply.header('x-content-type-options', 'nosniff')
-    reply.header('x-request-id', request.id)
+    setCommonHeaders(request, reply)
     if (health.isDraining()) reply.header('connection', 'close')
   })
   app.addHook('onResponse', async (request, reply) => {
@@ -136,6 +151,46 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
 }
 
 export type Server = ReturnType<typeof createServer>
+
+/**
+ * The routes, and which methods an address answers. Not app.hasRoute(): that reads its argument as a pattern,
+ * and throws at addresses such as /:a( that a stranger may send.
+ */
+function createRouteList() {
+  const routes: { pattern: RegExp; methods: string[] }[] = []
+  return {
+    add({ url, method }: Pick<RouteOptions, 'url' | 'method'>): void {
+      const parts = url.split('/').map((part) => (part.startsWith(':') ? '[^/]+' : RegExp.escape(part)))
+      routes.push({ pattern: new RegExp(`^${parts.join('/')}$`), methods: [method].flat() })
+    },
+    methodsAt(path: string): string[] {
+      const fitting = routes.filter(({ pattern }) => pattern.test(path))
+      return [...new Set(fitting.flatMap(({ methods }) => methods))]
+    },
+  }
+}
+
+/** Node keeps the first of several; somebody before us may have read another. */
+function hasSeveralTypes(rawHeaders: readonly string[]): boolean {
+  let count = 0
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    if (rawHeaders[i]?.toLowerCase() === 'content-type') count += 1
+  }
+  return count > 1
+}
+
+function setCommonHeaders(request: { id: string }, reply: Pick<FastifyReply, 'header'>): void {
+  reply.header('cache-control', 'no-store')
+  reply.header('x-content-type-options', 'nosniff')
+  reply.header('x-request-id', request.id)
+}
+
+/** Says why on a socket that carries no request, and hangs up, whether or not the other side does. */
+function dismiss(socket: Duplex, response: string): void {
+  socket.end(response)
+  const timer = setTimeout(() => socket.destroy(), DISMISS_MS)
+  socket.once('close', () => clearTimeout(timer))
+}
 
 /** Asked many times a second by machines: logged only when debugging. */
 const QUIET_ROUTES: ReadonlySet<string> = new Set(['/auth', '/livez', '/readyz', '/metrics'])

@@ -3,25 +3,26 @@
 -- Adds nothing, so it works on a Redis that is full.
 --
 -- KEYS[1]  user:{<sub>}
--- ARGV[1…] fields of the session (one for each token key that may have made it)
+-- ARGV[1]  seconds a session lives unused   ARGV[2]  seconds a session lives at most
+-- ARGV[3]  channel that hears of users whose sessions were ended
+-- ARGV[4…] fields of the session (one for each token key that may have made it)
 --
 -- Returns 1 when there was such a session, else 0.
 local userKey = KEYS[1]
+local idleSeconds, lifeSecondsMax, endedChannel, firstField = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], 4
 
-if redis.call('HDEL', userKey, unpack(ARGV)) == 0 then return 0 end
+if redis.call('HDEL', userKey, unpack(ARGV, firstField)) == 0 then return 0 end
 
 -- A session that has expired keeps its field until the next login: it must not keep the session_key alive.
-local now, lastEnd = tonumber(redis.call('TIME')[1]), 0
+local lastEnd = 0
 local flat = redis.call('HGETALL', userKey)
 for i = 1, #flat, 2 do
   if string.find(flat[i], ':', 1, true) then
-    local issued, life = string.match(flat[i + 1], '^(%x+)%.(%x+)')
-    lastEnd = math.max(lastEnd, tonumber(issued, 16) + tonumber(life, 16))
+    local issuedHex, usedHex = string.match(flat[i + 1], '^(%x+)%.(%x+)')
+    local issued = tonumber(issuedHex, 16)
+    lastEnd = math.max(lastEnd, math.min(issued + tonumber(usedHex, 16) + idleSeconds, issued + lifeSecondsMax))
   end
 end
-if lastEnd > now then
-  redis.call('EXPIREAT', userKey, lastEnd)
-else
-  redis.call('DEL', userKey)
-end
+redis.call('EXPIREAT', userKey, lastEnd) -- an end that has passed deletes at once
+redis.call('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
 return 1

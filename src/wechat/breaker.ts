@@ -23,6 +23,7 @@ export interface Breaker {
   shutdown(): void
 }
 
+/** The call was not made: the host has failed too often, and its pause is not over. */
 export class CircuitOpenError extends Error {}
 
 export interface BreakerSettings {
@@ -32,6 +33,7 @@ export interface BreakerSettings {
   onState(state: BreakerState): void
 }
 
+/** One breaker; it tells its state at once and at every change. */
 export function createBreaker({ name, callMsMax, onState }: BreakerSettings): Breaker {
   const resetTimeout = Math.max(RESET_MS, callMsMax + 500) * (1 + RESET_JITTER * Math.random())
   const breaker = new CircuitBreaker((call: () => Promise<unknown>) => call(), {

@@ -2,10 +2,13 @@
  * One HTTP call to WeChat, with everything about it bounded, and with an honest account of a failure:
  * could WeChat have seen the request? On that depends whether a code may be sent again.
  *
- * The address of a call holds AppSecret and code, so it is a secret: CallError is made from scratch and
- * carries neither undici's error nor anything of the request.
+ * The address of a call holds AppSecret and code, or an access_token, so it is a secret: CallError is made
+ * from scratch and carries neither undici's error nor anything of the request.
  */
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import type { Socket } from 'node:net'
 import { Agent, buildConnector } from 'undici'
+import type { DiagnosticsChannel } from 'undici'
 
 const CONNECTIONS_PER_HOST = 64
 const CONNECT_TIMEOUT_MS = 1_500
@@ -14,12 +17,16 @@ const KEEP_ALIVE_MS = 4_000
 /** A login's answer has about 150 bytes. */
 const BODY_BYTES_MAX = 65_536
 
+const HEADERS = { accept: 'application/json', 'accept-encoding': 'identity' }
+const JSON_HEADERS = { ...HEADERS, 'content-type': 'application/json; charset=utf-8' }
+
 export type CallFailure =
   | 'unreachable' // DNS, connect or TLS failed, or no connection came free in time
   | 'timeout' // the deadline passed while WeChat was at it
   | 'reset' // the connection broke
   | 'oversize' // the answer was larger than any real one
 
+/** A call that brought no answer. Its message is safe to log. */
 export class CallError extends Error {
   readonly failure: CallFailure
   /** False only when not a byte of the request can have left this process. */
@@ -50,11 +57,17 @@ export interface Answer {
 export interface Calls {
   /** @throws {CallError} and nothing else */
   get(origin: string, pathAndQuery: string, deadline: AbortSignal): Promise<Answer>
+  /**
+   * Sends a JSON text, with its length announced: WeChat answers 412 to a body in chunks.
+   * @throws {CallError} and nothing else
+   */
+  post(origin: string, pathAndQuery: string, json: string, deadline: AbortSignal): Promise<Answer>
   close(): Promise<void>
 }
 
+/** Opens no connection before the first call. */
 export function createCalls(): Calls {
-  const brokenAfterUse = new WeakSet<Error>()
+  const staleness = watchSockets()
   const agent = new Agent({
     connections: CONNECTIONS_PER_HOST,
     pipelining: 1,
@@ -65,88 +78,116 @@ export function createCalls(): Calls {
     // The deadline covers everything; undici's own timers are coarse and do not see a trickle.
     headersTimeout: 0,
     bodyTimeout: 0,
-    connect: markingConnector(brokenAfterUse),
+    connect: staleness.connector,
   })
 
   return {
-    get: (origin, path, deadline) =>
-      new Promise((resolve, reject) => {
-        let sent = false
-        let answered = false
-        let abort: ((reason: Error) => void) | undefined
-        let status = 0
-        const chunks: Buffer[] = []
+    get: (origin, path, deadline) => send({ origin, path }, deadline),
+    post: (origin, path, json, deadline) => send({ origin, path, json }, deadline),
+    async close() {
+      staleness.stop()
+      await agent.destroy()
+    },
+  }
 
-        const fail = (error: Error) => {
-          deadline.removeEventListener('abort', onDeadline)
-          const staleSocket = sent && !answered && (brokenAfterUse.has(error) || bytesReadBefore(error) > 0)
-          reject(
-            new CallError(failureOf(error, deadline, sent), { sent, staleSocket, reason: reasonOf(error) }),
-          )
-        }
-        const onDeadline = () => {
-          const reason = new Error('deadline')
-          if (abort === undefined) fail(reason)
-          else abort(reason)
-        }
-        if (deadline.aborted) {
-          fail(new Error('deadline'))
-          return
-        }
-        deadline.addEventListener('abort', onDeadline, { once: true })
+  function send(
+    { origin, path, json }: { origin: string; path: string; json?: string },
+    deadline: AbortSignal,
+  ): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      let sent = false
+      let abort: ((reason: Error) => void) | undefined
+      let status = 0
+      const chunks: Buffer[] = []
 
-        agent.dispatch(
-          {
-            origin,
-            path,
-            method: 'GET',
-            headers: { accept: 'application/json', 'accept-encoding': 'identity' },
-          },
-          {
-            onRequestStart(controller) {
-              if (deadline.aborted) {
-                controller.abort(new Error('deadline')) // rejected already; never let it out
-                return
-              }
-              sent = true
-              abort = (reason) => controller.abort(reason)
-            },
-            onResponseStart(_controller, statusCode) {
-              answered = true
-              status = statusCode
-            },
-            onResponseData(_controller, chunk) {
-              chunks.push(chunk)
-            },
-            onResponseEnd() {
-              deadline.removeEventListener('abort', onDeadline)
-              resolve({ status, body: Buffer.concat(chunks).toString('utf8') })
-            },
-            onResponseError: (_controller, error) => fail(error),
-          },
+      const fail = (error: Error) => {
+        deadline.removeEventListener('abort', onDeadline)
+        const staleSocket = sent && staleness.brokeUnanswered(error)
+        reject(
+          new CallError(failureOf(error, deadline, sent), { sent, staleSocket, reason: reasonOf(error) }),
         )
-      }),
-    close: () => agent.destroy(),
+      }
+      const onDeadline = () => {
+        const reason = new Error('deadline')
+        if (abort === undefined) fail(reason)
+        else abort(reason)
+      }
+      if (deadline.aborted) {
+        fail(new Error('deadline'))
+        return
+      }
+      deadline.addEventListener('abort', onDeadline, { once: true })
+
+      agent.dispatch(
+        {
+          origin,
+          path,
+          method: json === undefined ? 'GET' : 'POST',
+          headers: json === undefined ? HEADERS : JSON_HEADERS,
+          body: json ?? null, // text, so undici announces its length
+        },
+        {
+          onRequestStart(controller) {
+            // Rejected already, while it waited for a connection: it must not leave. To throw keeps the
+            // connection for the living; controller.abort() would close it, once for each of the dead.
+            if (deadline.aborted) throw new Error('deadline')
+            sent = true
+            abort = (reason) => controller.abort(reason)
+          },
+          onResponseStart(_controller, statusCode) {
+            status = statusCode
+          },
+          onResponseData(_controller, chunk) {
+            chunks.push(chunk)
+          },
+          onResponseEnd() {
+            deadline.removeEventListener('abort', onDeadline)
+            resolve({ status, body: Buffer.concat(chunks).toString('utf8') })
+          },
+          onResponseError: (_controller, error) => fail(error),
+        },
+      )
+    })
   }
 }
 
-/** Connects as undici does, and remembers which errors came from a socket that had been used before. */
-function markingConnector(brokenAfterUse: WeakSet<Error>): buildConnector.connector {
+/**
+ * Connects as undici does, and can tell of an error whether it broke a socket that had served before and
+ * had not received a byte since its last request went out.
+ *
+ * undici does not say which socket a request uses, but for its diagnostics channel. The channel is the
+ * process's, so sockets of others are seen too: they fall out of the weak map. The request line is on the
+ * channel as well and is left alone.
+ */
+function watchSockets() {
+  const bytesReadAtRequest = new WeakMap<Socket, number>()
+  const unanswered = new WeakSet<Error>()
   const connect = buildConnector({ timeout: CONNECT_TIMEOUT_MS, allowH2: false })
-  return (options, callback) => {
+
+  const onRequest = (message: unknown) => {
+    const { socket } = message as DiagnosticsChannel.ClientSendHeadersMessage
+    bytesReadAtRequest.set(socket, socket.bytesRead)
+  }
+  subscribe(SEND_HEADERS, onRequest)
+
+  const connector: buildConnector.connector = (options, callback) => {
     connect(options, (error, socket) => {
       socket?.once('error', (broken) => {
-        if (socket.bytesRead > 0) brokenAfterUse.add(broken)
+        const before = bytesReadAtRequest.get(socket) ?? 0
+        if (before > 0 && socket.bytesRead === before) unanswered.add(broken)
       })
       if (error) callback(error, null)
       else callback(null, socket)
     })
   }
+  return {
+    connector,
+    brokeUnanswered: (error: Error) => unanswered.has(error),
+    stop: () => unsubscribe(SEND_HEADERS, onRequest),
+  }
 }
 
-function bytesReadBefore(error: Error): number {
-  return (error as { socket?: { bytesRead?: number } }).socket?.bytesRead ?? 0
-}
+const SEND_HEADERS = 'undici:client:sendHeaders'
 
 function failureOf(error: Error, deadline: AbortSignal, sent: boolean): CallFailure {
   if (!sent) return 'unreachable'

@@ -1,9 +1,9 @@
 /**
- * code2Session: exchanges a code for the user's openid and session_key.
+ * code2Session: exchanges a code for the user's openid and session_key, at whichever platform its app is of.
  *
- * Request and answer are apart: requestPath() builds, readAnswer() (answer.ts) reads, both without I/O. exchange()
- * joins them with the hosts, their breakers, and the one question that governs every retry: may WeChat have
- * used the code up?
+ * Request and answer are the platform's (platforms/), without I/O. exchange() joins them with the hosts, their
+ * breakers, and the one question that governs every retry: may the platform have used the code up? What holds for
+ * WeChat is taken to hold for those that copied it.
  *
  *   what happened                                   code may be used   retried within the login
  *   DNS, connect, TLS failed; no free connection    no                 ≤ 2, 50–150 ms later, on the next host
@@ -11,66 +11,49 @@
  *   5xx, or a page instead of JSON                  maybe              once, if a second is left
  *   deadline, reset, cut or senseless answer        maybe              no
  *   errcode -1                                      no, says WeChat    ≤ 2, 100–400 ms later
- *   any other errcode                               final              no (40125: once with the second secret)
+ *   any other errcode                               final              no (a refused credential: once with another)
  *
  * Source: https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/code2Session.html
  */
 import { setTimeout as pause } from 'node:timers/promises'
-import type { App } from '../config.ts'
-import { GatewayError } from '../errors.ts'
+import type { App } from '../app-entry.ts'
+import { ERRORS, GatewayError } from '../errors.ts'
+import type { ErrorCode } from '../errors.ts'
 import type { WechatIdentity } from '../login.ts'
-import { createBreaker, CircuitOpenError } from './breaker.ts'
-import type { BreakerState } from './breaker.ts'
-import { CallError } from './calls.ts'
-import type { Calls } from './calls.ts'
-import { readAnswer } from './answer.ts'
+import type { AppGates } from './app-gate.ts'
 import type { DeadAnswer, LiveAnswer } from './answer.ts'
-import { answerTo, ERRCODE_BUSY, ERRCODE_SECRET_INVALID, ERRCODES_CODE_GONE } from './errcodes.ts'
+import type { ErrcodeTable } from './errcode-table.ts'
+import { ERRCODE_BUSY } from './errcodes.ts'
+import type { Hosts } from './hosts.ts'
+import type { Credential, Platform } from './platform.ts'
+import type { Platforms } from './platforms.ts'
 
 /** Exchanges under way or waiting for a connection in this process; more are turned away at once. */
 const EXCHANGES_MAX = 1_000
-/** Retries other than of -1 may be this share of the calls, so that a failing WeChat is not hit harder. */
+/**
+ * Retries other than of -1 and on a host not tried yet may be this share of the calls, so that a failing
+ * WeChat is not hit harder.
+ */
 const RETRY_SHARE = 0.1
 const RETRY_CREDIT_MAX = 10
 const SERVER_ERROR_RETRY_LEFT_MS = 1_000
 
-export type ExchangeOutcome =
-  | 'ok'
-  | 'refused'
-  | 'busy'
-  | 'unreachable'
-  | 'timeout'
-  | 'reset'
-  | 'server_error'
-  | 'invalid'
-
-export interface ExchangeObserver {
-  onCall(call: { host: string; outcome: ExchangeOutcome; seconds: number }): void
-  /** WeChat answered with an errcode other than 0. */
-  onErrcode(appid: string, errcode: number, rid: string | undefined): void
-  /** WeChat could not be used: what the log should know, free of secrets. */
-  onFailure(host: string, outcome: ExchangeOutcome, reason: string): void
-  onBreaker(host: string, state: BreakerState): void
+export interface Code2SessionDeps {
+  hosts: Hosts
+  platforms: Platforms
+  gates: AppGates
+  findApp(appid: string): App | undefined
+  /** A platform answered with an errcode other than 0. */
+  onErrcode(app: App, errcode: number, rid: string | undefined): void
 }
 
-export interface Code2SessionSettings {
-  apps: readonly App[]
-  /** Origins in order of preference. */
-  apiUrls: readonly string[]
-  loginDeadlineMs: number
-}
-
-export function createCode2Session(calls: Calls, settings: Code2SessionSettings, observer: ExchangeObserver) {
-  const apps = new Map(settings.apps.map((app) => [app.appid, app]))
-  const hosts = settings.apiUrls.map((origin) => {
-    const { host } = new URL(origin)
-    const onState = (state: BreakerState) => observer.onBreaker(host, state)
-    return {
-      origin,
-      host,
-      breaker: createBreaker({ name: host, callMsMax: settings.loginDeadlineMs, onState }),
-    }
-  })
+/** The exchange over all platforms and their hosts. */
+export function createCode2Session(
+  { hosts, platforms, gates, findApp, onErrcode }: Code2SessionDeps,
+  settings: { loginDeadlineMs: number },
+) {
+  /** Refusals of a credential that were counted at the gate: one may meet many logins that waited for it. */
+  const counted = new WeakSet<GatewayError>()
   let running = 0
   let retryCredit = RETRY_CREDIT_MAX
 
@@ -86,76 +69,104 @@ export function createCode2Session(calls: Calls, settings: Code2SessionSettings,
       request: { appid: string; code: string; generation: number },
       deadline: AbortSignal,
     ): Promise<WechatIdentity> {
-      const app = apps.get(request.appid)
+      const app = findApp(request.appid)
       if (app === undefined) throw new GatewayError('appid_unknown')
+      gates.admit(app)
       if (running >= EXCHANGES_MAX || deadline.aborted) throw new GatewayError('overloaded')
       running += 1
       retryCredit = Math.min(retryCredit + RETRY_SHARE, RETRY_CREDIT_MAX)
       try {
-        return await exchangeWithRetries(app, request, deadline)
+        return await exchangeWithRetries(app, platforms[app.kind], request, deadline)
       } finally {
         running -= 1
       }
-    },
-    close() {
-      for (const { breaker } of hosts) breaker.shutdown()
     },
   }
 
   async function exchangeWithRetries(
     app: App,
+    platform: Platform,
     { code, generation }: { code: string; generation: number },
     deadline: AbortSignal,
   ): Promise<WechatIdentity> {
+    const { origins, errcodes } = platform
     const endsAtMs = performance.now() + settings.loginDeadlineMs
     const retries = { unreachable: 2, stale: 1, serverError: 1, busy: 2 }
-    let codeMayBeUsed = generation > 1
-    let secretIndex = 0
-    let hostIndex = 0
+    let otherHosts = origins.length - 1
+    const earlierLeader = generation > 1
+    /** An attempt of this login may have used the code up. */
+    let unclear = false
+    /** WeChat was busy for this code, which it says does not use it up. */
+    let wasBusy = false
+    let startIndex = 0
+    let credential: Credential | undefined
 
     for (;;) {
-      const secret = app.secrets[secretIndex]?.reveal() ?? ''
-      const attempt = await callFirstClosed(
-        hostIndex,
-        requestPath({ appid: app.appid, secret, code }),
+      credential ??= await askCredential(app, platform.credential(app, deadline), unclear)
+      const attempt = await hosts.askFirstClosed(
+        {
+          purpose: 'exchange',
+          origins,
+          startIndex,
+          request: platform.request(app, credential.text.reveal(), code),
+          read: (answer): LiveAnswer | DeadAnswer => platform.read(answer, app),
+        },
         deadline,
       )
       switch (attempt.outcome) {
         case 'ok':
+          accepted(app, credential)
           return { appid: app.appid, ...attempt.identity }
 
         case 'refused': {
           const { errcode, rid } = attempt
-          observer.onErrcode(app.appid, errcode, rid)
-          if (errcode === ERRCODE_SECRET_INVALID && secretIndex + 1 < app.secrets.length) {
-            secretIndex += 1
-            continue
+          onErrcode(app, errcode, rid)
+          if (errcodes.credentialInvalid.has(errcode)) {
+            const other = await askCredential(app, credential.next(deadline), unclear)
+            if (other !== undefined) {
+              credential = other
+              continue
+            }
           }
-          throw refusal(errcode, rid, codeMayBeUsed)
+          if (errcodes.appRefused.has(errcode)) gates.refused(app, errcode)
+          else if (!errcodes.credentialInvalid.has(errcode)) accepted(app, credential)
+          throw refusal(errcodes, errcode, rid, { unclear, askedBefore: unclear || wasBusy || earlierLeader })
         }
 
         case 'busy':
-          observer.onErrcode(app.appid, ERRCODE_BUSY, attempt.rid)
+          onErrcode(app, ERRCODE_BUSY, attempt.rid)
           if (retries.busy-- > 0 && (await pausedWithin(deadline, 100, 400))) {
-            codeMayBeUsed = true
+            wasBusy = true
             continue
           }
-          throw new GatewayError('wechat_busy', { errcode: ERRCODE_BUSY, rid: attempt.rid })
+          throw new GatewayError(unlessUnclear('wechat_busy', unclear), {
+            errcode: ERRCODE_BUSY,
+            rid: attempt.rid,
+          })
 
         case 'unreachable':
-          hostIndex = (attempt.hostIndex + 1) % hosts.length
-          if (retries.unreachable-- > 0 && spendRetry() && (await pausedWithin(deadline, 50, 150))) continue
-          throw new GatewayError(codeMayBeUsed ? 'wechat_failed' : 'wechat_unreachable', {
+          startIndex = attempt.nextIndex
+          // Going on to a host that was not tried yet is free: nothing has reached WeChat, and while a host is
+          // down every login has to go this way until its circuit opens.
+          if (
+            retries.unreachable-- > 0 &&
+            !deadline.aborted &&
+            (otherHosts-- > 0 || spendRetry()) &&
+            (await pausedWithin(deadline, 50, 150))
+          ) {
+            continue
+          }
+          throw new GatewayError(unlessUnclear('wechat_unreachable', unclear || earlierLeader), {
             cause: attempt.error,
           })
 
         case 'reset':
-          codeMayBeUsed = true
+          unclear = true
           if (attempt.error.staleSocket && retries.stale-- > 0 && spendRetry()) continue
           throw new GatewayError('wechat_failed', { cause: attempt.error })
 
         case 'server_error':
-          codeMayBeUsed = true
+          unclear = true
           if (
             retries.serverError-- > 0 &&
             endsAtMs - performance.now() >= SERVER_ERROR_RETRY_LEFT_MS &&
@@ -165,7 +176,10 @@ export function createCode2Session(calls: Calls, settings: Code2SessionSettings,
             continue
           }
           throw new GatewayError('wechat_failed', {
-            detail: `WeChat answered with HTTP status ${attempt.status}.`,
+            detail:
+              attempt.status === 200
+                ? 'WeChat answered with a page instead of JSON.'
+                : `WeChat answered with HTTP status ${attempt.status}.`,
           })
 
         case 'timeout':
@@ -175,41 +189,38 @@ export function createCode2Session(calls: Calls, settings: Code2SessionSettings,
           throw new GatewayError('wechat_answer_invalid', { cause: new Error(attempt.reason) })
 
         case 'circuit_open':
-          throw new GatewayError('wechat_circuit_open')
+          throw new GatewayError(unlessUnclear('wechat_circuit_open', unclear))
       }
     }
   }
 
-  /** Calls the first host from `startIndex` on whose circuit is not open. */
-  async function callFirstClosed(startIndex: number, path: string, deadline: AbortSignal): Promise<Attempt> {
-    for (let step = 0; step < hosts.length; step += 1) {
-      const hostIndex = (startIndex + step) % hosts.length
-      const host = hosts[hostIndex]
-      if (host === undefined) break
-      try {
-        return await host.breaker.run(() => callOnce(host.origin, host.host, path, deadline))
-      } catch (error) {
-        if (error instanceof CircuitOpenError) continue
-        if (error instanceof FailedAttempt) return { ...error.attempt, hostIndex }
-        throw error
+  /** A credential that has to be got first. While it is not, the code stays where it is. */
+  async function askCredential<T extends Credential | undefined>(
+    app: App,
+    asked: T | Promise<T>,
+    unclear: boolean,
+  ): Promise<T> {
+    try {
+      return await asked
+    } catch (error) {
+      if (!(error instanceof GatewayError)) throw error
+      const { errcode } = error
+      if (
+        errcode !== undefined &&
+        platforms[app.kind].errcodes.appRefused.has(errcode) &&
+        !counted.has(error)
+      ) {
+        counted.add(error)
+        gates.refused(app, errcode)
       }
+      if (unlessUnclear(error.code, unclear) === error.code) throw error
+      throw new GatewayError('wechat_failed', { cause: error })
     }
-    return { outcome: 'circuit_open' }
   }
 
-  /** Resolves with what proves WeChat alive; throws what the breaker has to count. */
-  async function callOnce(
-    origin: string,
-    host: string,
-    path: string,
-    deadline: AbortSignal,
-  ): Promise<LiveAnswer> {
-    const startedMs = performance.now()
-    const attempt = await calls.get(origin, path, deadline).then(readAnswer, failedCall)
-    observer.onCall({ host, outcome: attempt.outcome, seconds: (performance.now() - startedMs) / 1000 })
-    if (attempt.outcome === 'ok' || attempt.outcome === 'refused') return attempt
-    observer.onFailure(host, attempt.outcome, reasonOf(attempt))
-    throw new FailedAttempt(attempt)
+  function accepted(app: App, credential: Credential): void {
+    gates.accepted(app)
+    credential.worked?.()
   }
 
   function spendRetry(): boolean {
@@ -221,45 +232,22 @@ export function createCode2Session(calls: Calls, settings: Code2SessionSettings,
 
 export type Code2Session = ReturnType<typeof createCode2Session>
 
-type DeadAttempt = DeadAnswer | { outcome: 'unreachable' | 'timeout' | 'reset'; error: CallError }
-type Attempt = LiveAnswer | (DeadAttempt & { hostIndex: number }) | { outcome: 'circuit_open' }
-
-/** Carries a failed attempt through the breaker, which counts rejections. */
-class FailedAttempt extends Error {
-  readonly attempt: DeadAttempt
-
-  constructor(attempt: DeadAttempt) {
-    super(attempt.outcome)
-    this.attempt = attempt
-  }
-}
-
-function failedCall(error: unknown): DeadAttempt {
-  if (!(error instanceof CallError)) throw error
-  if (error.failure === 'oversize') return { outcome: 'invalid', reason: 'the answer is too large' }
-  return { outcome: error.failure, error }
-}
-
-/** The path with its query. Encoded by URLSearchParams: a code can add no parameter. Secret, see calls.ts. */
-export function requestPath({
-  appid,
-  secret,
-  code,
-}: {
-  appid: string
-  secret: string
-  code: string
-}): string {
-  const query = new URLSearchParams({ appid, secret, js_code: code, grant_type: 'authorization_code' })
-  return `/sns/jscode2session?${query.toString()}`
-}
-
-function refusal(errcode: number, rid: string | undefined, codeMayBeUsed: boolean): GatewayError {
-  if (codeMayBeUsed && ERRCODES_CODE_GONE.has(errcode))
+function refusal(
+  errcodes: ErrcodeTable,
+  errcode: number,
+  rid: string | undefined,
+  { unclear, askedBefore }: { unclear: boolean; askedBefore: boolean },
+): GatewayError {
+  if (askedBefore && errcodes.codeGone.has(errcode))
     return new GatewayError('code_consumed', { errcode, rid })
-  const answer = answerTo(errcode)
+  const answer = unlessUnclear(errcodes.answerTo(errcode), unclear)
   const retryAfterSeconds = answer === 'wechat_rate_limited' ? secondsToNextMinute() : undefined
   return new GatewayError(answer, { errcode, rid, retryAfterSeconds })
+}
+
+/** After an attempt that may have used the code up, the client must not be told to send it again. */
+function unlessUnclear(code: ErrorCode, unclear: boolean): ErrorCode {
+  return unclear && ERRORS[code].retry === 'same_code' ? 'wechat_failed' : code
 }
 
 /** WeChat counts by the minute. Some seconds of jitter, so that not everybody returns at once. */
@@ -274,18 +262,5 @@ async function pausedWithin(deadline: AbortSignal, minMs: number, maxMs: number)
     return true
   } catch {
     return false // the pause was cut by the deadline
-  }
-}
-
-function reasonOf(attempt: DeadAttempt): string {
-  switch (attempt.outcome) {
-    case 'busy':
-      return 'errcode -1'
-    case 'server_error':
-      return `HTTP status ${attempt.status}`
-    case 'invalid':
-      return attempt.reason
-    default:
-      return attempt.error.message
   }
 }

@@ -7,13 +7,10 @@
  * Sources: the official page of code2Session for -1, 40029, 40226, 45011; the rest is real although not
  * listed there: raw answers in field reports, and the general errcode table.
  */
-import type { ErrorCode } from '../errors.ts'
+import { createErrcodeTable } from './errcode-table.ts'
+import type { ErrcodeSpec } from './errcode-table.ts'
 
-interface ErrcodeSpec {
-  readonly meaning: string
-  readonly answer: ErrorCode
-}
-
+/** The table. What is not in it is `wechat_refused`. */
 export const ERRCODES = {
   [-1]: { meaning: 'system busy', answer: 'wechat_busy' },
   40029: { meaning: 'code never issued, expired, or of another app', answer: 'code_invalid' },
@@ -37,26 +34,15 @@ export const ERRCODES = {
   61004: { meaning: 'address of this gateway is not registered', answer: 'app_misconfigured' },
 } as const satisfies Record<number, ErrcodeSpec>
 
+/** WeChat is overloaded and asks for a retry. */
 export const ERRCODE_BUSY = -1
+/** Worth a try with the app's other secret, while one is being rotated. */
 export const ERRCODE_SECRET_INVALID = 40125
-/** Codes by which WeChat says that a code is gone; after an unclear attempt they mean that attempt used it. */
-export const ERRCODES_CODE_GONE: ReadonlySet<number> = new Set([40029, 40163])
 
-/** Our answer to an errcode; unknown ones are refusals that somebody has to look up. */
-export function answerTo(errcode: number): ErrorCode {
-  return specOf(errcode)?.answer ?? 'wechat_refused'
-}
-
-/** The errcode as a metric label: a closed set, for WeChat may send any number. */
-export function errcodeLabel(errcode: number): string {
-  return specOf(errcode) === undefined ? 'other' : String(errcode)
-}
-
-/** For the operator's log. */
-export function meaningOf(errcode: number): string {
-  return specOf(errcode)?.meaning ?? 'not in the table of this gateway'
-}
-
-function specOf(errcode: number): ErrcodeSpec | undefined {
-  return (ERRCODES as Record<number, ErrcodeSpec>)[errcode]
-}
+/** The table with what its numbers say beyond our answer. */
+export const WECHAT_ERRCODES = createErrcodeTable(ERRCODES, {
+  codeGone: new Set([40029, 40163]),
+  credentialInvalid: new Set([ERRCODE_SECRET_INVALID]),
+  // Its appid, its AppSecret, our address. Not 50002 and its like, which may also mean a user.
+  appRefused: new Set([40013, 40125, 40164, 40243]),
+})

@@ -61,6 +61,12 @@ export function createClient(baseUrl: string) {
       }),
     get: (path: string, token?: string) => send('GET', path, { headers: bearer(token) }),
     delete: (path: string, token?: string) => send('DELETE', path, { headers: bearer(token) }),
+    /** Sends JSON. */
+    post: (path: string, body: unknown, token?: string) =>
+      send('POST', path, {
+        headers: { 'content-type': 'application/json', ...bearer(token) },
+        body: JSON.stringify(body),
+      }),
     close: () => agent.destroy(),
   }
 }

@@ -37,11 +37,7 @@ export function startWorkerProcess(env: TestEnvironment) {
 }
 
 /** Resolves when the process has logged the line that says it is ready. It is killed when the test ends. */
-async function startProcess(
-  entry: string,
-  env: TestEnvironment,
-  readyLine: string,
-): Promise<RunningProcess> {
+async function startProcess(entry: string, env: TestEnvironment, readyLine: string): Promise<RunningProcess> {
   const child = spawn(process.execPath, [join(ROOT, entry)], {
     cwd: mkdtempSync(join(tmpdir(), 'gateway-test-')),
     // LD_LIBRARY_PATH: where deploy/prepare-node.mjs had to unpack a library for Node.

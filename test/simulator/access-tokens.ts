@@ -86,6 +86,12 @@ export function createAccessTokens(
       return grant(mint(app.appid, stable))
     },
 
+    /** The token of a WeCom app: the same for everybody while it lives. */
+    lasting(app: App): TokenGrant {
+      const current = stable.get(app.appid)
+      return grant(works(current) ? current : mint(app.appid, stable))
+    },
+
     /** A new classic token; the one before lives five minutes more at most. */
     classic(app: App): TokenGrant {
       const current = classic.get(app.appid)

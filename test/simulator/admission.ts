@@ -4,7 +4,7 @@
  *
  * The order is a guess that no source confirms (app, address, secret), and the gateway must not depend on it.
  */
-import type { App, Apps } from './apps.ts'
+import type { App, AppKind, Apps } from './apps.ts'
 
 /** Why a call was turned away; errmsg only where it differs from the errcode's usual text. */
 export interface Refusal {
@@ -16,9 +16,10 @@ export interface Refusal {
 export function admit(
   apps: Apps,
   { appid, secret, ip }: { appid: string; secret: string; ip: string },
+  kinds: readonly AppKind[] = ['wechat'],
 ): { app: App } | Refusal {
   const app = apps.find(appid)
-  if (!app) return { errcode: 40013 }
+  if (!app || !kinds.includes(app.kind)) return { errcode: 40013 }
   if (app.ipWhitelist && !app.ipWhitelist.includes(ip)) {
     return { errcode: 40164, errmsg: `invalid ip ${ip} ipv6 ::ffff:${ip}, not in whitelist` }
   }

@@ -1,18 +1,28 @@
 /**
- * The Mini Programs the simulated platform knows: their AppSecrets, switches and quotas.
+ * The Mini Programs the simulated platforms know: their AppSecrets, switches and quotas.
  *
  * An app may have two valid secrets, because WeChat keeps the old one alive for some minutes after a
  * reset. Its counts of calls live beside it, so that they are bounded by the number of apps.
  */
 import type { Read } from './fields.ts'
-import { flag, InputError, listOf, must, nullable, readFields, text } from './fields.ts'
+import { flag, InputError, listOf, must, nullable, oneOf, readFields, text } from './fields.ts'
 import type { Count, QuotaInput, Quotas } from './quotas.ts'
 import { QUOTA_FIELDS, startCount } from './quotas.ts'
 
 const APPS_MAX = 1_000
 
+const KINDS = ['wechat', 'wechat_component', 'wecom', 'qq', 'douyin'] as const
+export type AppKind = (typeof KINDS)[number]
+
 const APP_FIELDS = {
   appid: must(text(64)),
+  /** Whose Mini Program it is; wechat unless another is named. Each is exchanged at its own endpoint only. */
+  kind: oneOf(...KINDS),
+  /** Of a wecom app: the corp whose agent's secret is the app's. */
+  corpid: text(64),
+  /** Of a wechat_component app: the third-party platform it has authorised, and the tokens that work for it. */
+  componentAppid: text(64),
+  componentAccessTokens: listOf(text(1_024), 8),
   /** Replaces all secrets by this one. */
   secret: text(256),
   /** All that are valid at the moment; the first is the newest. */
@@ -31,6 +41,10 @@ export type AppInput = Read<typeof APP_FIELDS>
 /** An app as the platform sees it. */
 export interface App {
   appid: string
+  kind: AppKind
+  corpid: string | null
+  componentAppid: string | null
+  componentAccessTokens: string[]
   secrets: string[]
   ipWhitelist: string[] | null
   secretFrozen: boolean
@@ -40,7 +54,10 @@ export interface App {
 }
 
 /** What may be shown of an app: everything but its secrets. */
-export type AppView = Omit<App, 'secrets' | 'counts'> & { secrets: number }
+export type AppView = Omit<App, 'secrets' | 'componentAccessTokens' | 'counts'> & {
+  secrets: number
+  componentAccessTokens: number
+}
 
 export type Apps = ReturnType<typeof createApps>
 
@@ -55,10 +72,16 @@ export function createApps(quotas: Quotas) {
       const { appid } = fields
       const known = apps.get(appid)
       if (!known && apps.size >= APPS_MAX) throw new InputError(`no more than ${APPS_MAX} apps`)
-      const secrets = fields.secrets ?? (fields.secret === undefined ? known?.secrets : [fields.secret])
+      const kind = fields.kind ?? known?.kind ?? 'wechat'
+      const before = known?.secrets ?? (kind === 'wechat_component' ? [] : undefined)
+      const secrets = fields.secrets ?? (fields.secret === undefined ? before : [fields.secret])
       if (!secrets) throw new InputError(`an app: ${appid} is new and needs a secret`)
       const app: App = {
         appid,
+        kind,
+        corpid: fields.corpid ?? known?.corpid ?? null,
+        componentAppid: fields.componentAppid ?? known?.componentAppid ?? null,
+        componentAccessTokens: fields.componentAccessTokens ?? known?.componentAccessTokens ?? [],
         secrets,
         ipWhitelist: fields.ipWhitelist === undefined ? (known?.ipWhitelist ?? null) : fields.ipWhitelist,
         secretFrozen: fields.secretFrozen ?? known?.secretFrozen ?? false,
@@ -70,6 +93,9 @@ export function createApps(quotas: Quotas) {
       return app
     },
     find: (appid: string): App | undefined => apps.get(appid),
+    /** The WeCom apps of a corp. */
+    ofCorp: (corpid: string): App[] =>
+      [...apps.values()].filter((app) => app.kind === 'wecom' && app.corpid === corpid),
     /** The app that is meant; an InputError when there is none. */
     choose(appid: string | undefined): App {
       const app = appid === undefined ? apps.values().next().value : apps.get(appid)
@@ -82,8 +108,8 @@ export function createApps(quotas: Quotas) {
 }
 
 /** The app without its secrets. */
-export function viewApp({ appid, secrets, ipWhitelist, secretFrozen, openPlatform, quotas }: App): AppView {
-  return { appid, secrets: secrets.length, ipWhitelist, secretFrozen, openPlatform, quotas }
+export function viewApp({ secrets, componentAccessTokens, counts: _counts, ...shown }: App): AppView {
+  return { ...shown, secrets: secrets.length, componentAccessTokens: componentAccessTokens.length }
 }
 
 function startCounts(): App['counts'] {

@@ -19,7 +19,8 @@ export interface Received {
   text: string
 }
 
-type Parameters = Record<string, string | undefined>
+/** A query; what is undefined is left out. */
+export type Parameters = Record<string, string | undefined>
 
 export type Client = ReturnType<typeof createClient>
 

@@ -116,7 +116,7 @@ function createRoutes({ platform, faults, history, stats, reset }: Parts): Recor
       },
     },
     'PUT /apps': {
-      does: 'add or change an app {appid, secret?|secrets?, ipWhitelist?, secretFrozen?, openPlatform?, quotas?}',
+      does: 'add or change an app {appid, kind?, secret?|secrets?, corpid?, componentAppid?, componentAccessTokens?, ipWhitelist?, …}',
       run: ({ body }) => ({ app: platform.putApp(body) }),
     },
     'GET /apps': { does: 'list apps, without their secrets', run: () => ({ apps: platform.apps() }) },

@@ -34,13 +34,27 @@ export const ERRMSG: Readonly<Record<number, string>> = {
   45011: 'api minute-quota reach limit  mustslower  retry next minute',
   47001: 'data format error',
   48001: 'api unauthorized',
+  48002: 'api forbidden',
   50002: 'user limited',
   50004: 'forbidden to use token api',
   50007: 'account frozen',
+  60020: 'not allow to access from your ip',
+  61003: 'component is not authorized by this account',
+  61004: 'access clientip is not registered',
   87007: 'session_key is not existed or expired',
   87008: 'invalid sig_method',
   87009: 'invalid signature',
   89503: 'this ip needs the confirmation of the administrator',
   89506: 'this ip was refused by the administrator, retry after 24 hours',
   89507: 'this ip was refused by the administrator, retry after 1 hour',
+}
+
+/** Douyin's own, which has other meanings for some of the numbers. */
+export const DOUYIN_ERR_TIPS: Readonly<Record<number, string>> = {
+  [-1]: 'system error',
+  40014: 'missing param',
+  40015: 'bad appid',
+  40017: 'bad secret',
+  40018: 'bad code',
+  40019: 'bad anonymous code',
 }

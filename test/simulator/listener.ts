@@ -13,6 +13,7 @@ import type { Answer, Answers } from './answers.ts'
 import type { Call, Endpoint } from './calls.ts'
 import type { Fault, Faults } from './faults.ts'
 import type { History, HistoryEntry, Outcome } from './history.ts'
+import { styleOf } from './answers.ts'
 import { parseTarget } from './calls.ts'
 import { isObject } from './fields.ts'
 import { drawDelayMs } from './faults.ts'
@@ -153,8 +154,7 @@ export function createWechatListener(
     const replaced = fault && fault.action.kind !== 'hold' && !fault.decided
     let answer = replaced ? undefined : decide()
     if (fault?.action.kind === 'errcode') {
-      const style = call.path.startsWith('/sns/') ? 'sns' : 'api'
-      answer = answers.failure(style, fault.action.errcode, fault.action.errmsg)
+      answer = answers.failure(styleOf(call.path), fault.action.errcode, fault.action.errmsg)
     }
 
     if (delay?.decided) await wait(response, delay)

@@ -22,7 +22,7 @@ const USAGE = `The WeChat simulator. For tests only.
   --control-host 127.0.0.1    CONTROL_HOST
   --control-remote            CONTROL_REMOTE=1   serve control calls from other machines too
   --appid, --secret           WECHAT_APPID, WECHAT_SECRET
-  --apps-file FILE            WECHAT_APPS_FILE   JSON list of {appid, secret}, for several apps
+  --apps-file FILE            WECHAT_APPS_FILE   JSON list of {appid, secret, kind?, …}, for several apps
   --seed TEXT                 SEED               the same seed gives the same codes and faults
   --key-refresh-seconds 60    KEY_REFRESH_SECONDS
   --tls-key, --tls-cert FILE  TLS_KEY_FILE, TLS_CERT_FILE   serve https
@@ -106,10 +106,14 @@ function readApps(setting: (name: 'apps-file' | 'appid' | 'secret') => string | 
     const list: unknown = JSON.parse(readFileSync(file, 'utf8'))
     if (!Array.isArray(list) || list.length === 0)
       throw new InputError(`${file} must hold a JSON list of apps`)
-    // The gateway's own file may say more of an app; only these two concern WeChat.
-    return list.map((app: Partial<AppInput>) => ({
+    // The gateway's own file may say more of an app; only these concern its platform.
+    return list.map((app: Partial<AppInput> & { component_appid?: string }) => ({
       appid: app.appid ?? '',
+      ...(app.kind !== undefined && { kind: app.kind }),
       ...(app.secret !== undefined && { secret: app.secret }),
+      ...(app.secrets !== undefined && { secrets: app.secrets }),
+      ...(app.corpid !== undefined && { corpid: app.corpid }),
+      ...(app.component_appid !== undefined && { componentAppid: app.component_appid }),
     }))
   }
   const [appid, secret] = [setting('appid'), setting('secret')]

@@ -16,13 +16,16 @@ import { createAnswers } from './answers.ts'
 import { createApps, viewApp } from './apps.ts'
 import { createStableToken, createToken } from './cgi-bin.ts'
 import { createCodes } from './codes.ts'
+import { createDouyin } from './douyin.ts'
 import type { Read } from './fields.ts'
 import { flag, InputError, integer, nullable, object, oneOf, readFields, text } from './fields.ts'
 import { writeOpenData } from './open-data.ts'
 import { DEFAULT_QUOTAS } from './quotas.ts'
 import { ALPHANUMERIC, createRandom, DIGITS, HEX } from './random.ts'
-import { createSns } from './sns.ts'
+import { createRedemption } from './redemption.ts'
+import { createComponentSns, createSns } from './sns.ts'
 import { createUsers, viewAccount } from './users.ts'
+import { createWecomSession, createWecomToken } from './wecom.ts'
 import { createCheckSession, createGetUserPhoneNumber, createResetUserSessionKey } from './wxa.ts'
 
 const CODES_PER_CALL_MAX = 1_000_000
@@ -145,13 +148,21 @@ export function createPlatform(settings: PlatformSettings) {
     { lifeMs: (settings.phoneCodeLifeSeconds ?? 300) * 1000, codesMax },
   )
 
-  const parts = { apps, users, accessTokens, codes, phoneCodes, answers, now }
+  const redemption = createRedemption(
+    { codes, now },
+    { wrongAppidBurnsCode: settings.wrongAppidBurnsCode ?? false },
+  )
+  const parts = { apps, users, accessTokens, redemption, phoneCodes, answers, now }
+  const snsSettings = {
+    withErrcodeZero: settings.withErrcodeZero ?? false,
+    withExpiresIn: settings.withExpiresIn ?? false,
+  }
   const endpoints: Readonly<Record<string, Endpoint>> = {
-    '/sns/jscode2session': createSns(parts, {
-      wrongAppidBurnsCode: settings.wrongAppidBurnsCode ?? false,
-      withErrcodeZero: settings.withErrcodeZero ?? false,
-      withExpiresIn: settings.withExpiresIn ?? false,
-    }),
+    '/sns/jscode2session': createSns(parts, snsSettings),
+    '/sns/component/jscode2session': createComponentSns(parts, snsSettings),
+    '/cgi-bin/gettoken': createWecomToken(parts),
+    '/cgi-bin/miniprogram/jscode2session': createWecomSession(parts),
+    '/api/apps/v2/jscode2session': createDouyin(parts),
     '/cgi-bin/stable_token': createStableToken(parts),
     '/cgi-bin/token': createToken(parts),
     '/wxa/checksession': createCheckSession(parts),
