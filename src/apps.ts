@@ -79,14 +79,15 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
   let reading: Promise<void> = Promise.resolve()
   let readable = true
   let timer: NodeJS.Timeout | undefined
+  let stopped = false
 
   return {
     find: (appid: string): App | undefined => (fixed.get(appid) ?? added.get(appid)?.listed)?.app,
-    /** The app that is meant when a request names none; undefined when there are several. */
-    only: (): App | undefined => {
-      const [first, second] = list()
-      return second === undefined ? first?.app : undefined
-    },
+    /**
+     * The app that is meant when a request names none: the only one of the configuration. One added later at
+     * run time does not change that, for the clients of the first know nothing of it.
+     */
+    only: (): App | undefined => (fixed.size === 1 ? fixed.values().next().value?.app : undefined),
     list,
     /** The appid as a metric label: one of a bounded set. */
     labelOf: (appid: string): string => (labelled.has(appid) ? appid : 'other'),
@@ -98,7 +99,10 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
       await refresh()
       timer ??= setTimeout(poll, POLL_MS).unref()
     },
-    stop: () => clearTimeout(timer),
+    stop(): void {
+      stopped = true
+      clearTimeout(timer)
+    },
   }
 
   function list(): ListedApp[] {
@@ -175,7 +179,7 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
 
   function poll(): void {
     const again = () => {
-      timer = setTimeout(poll, POLL_MS).unref()
+      if (!stopped) timer = setTimeout(poll, POLL_MS).unref()
     }
     // A read that fails leaves what is known; the next one is soon.
     refresh().then(again, again)

@@ -137,7 +137,8 @@ export function createGateway(config: GatewayConfig, log: Log) {
   const onErrcode = ({ appid, kind }: App, errcode: number, rid: string | undefined) => {
     const { errcodes } = platforms[kind]
     metrics.errcodes.inc({ kind, errcode: errcodes.labelOf(errcode) })
-    log.debug({ appid, errcode, meaning: errcodes.meaningOf(errcode), rid }, 'WeChat answered with an errcode')
+    const meaning = errcodes.meaningOf(errcode)
+    log.debug({ appid, errcode, meaning, rid }, 'WeChat answered with an errcode')
   }
   const platforms: Platforms = createPlatforms(hosts, config, {
     onErrcode,
@@ -149,7 +150,9 @@ export function createGateway(config: GatewayConfig, log: Log) {
   )
 
   const cache =
-    config.sessionCacheSeconds > 0 ? createSessionCache<Session>(config.sessionCacheSeconds * 1000) : undefined
+    config.sessionCacheSeconds > 0
+      ? createSessionCache<Session>(config.sessionCacheSeconds * 1000)
+      : undefined
   const endings =
     cache && listenTo(config.redis, keys.endedChannel, { onMessage: cache.drop, onGap: cache.clear })
   const renew = createRenewal({ redis, keys }, config.sessionLife, (outcome) =>

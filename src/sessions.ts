@@ -215,7 +215,10 @@ export function createSessions(
     const known = cache?.get(sub, cacheField)
     if (known !== undefined) {
       const expiresInSeconds = Math.ceil(known.endsAtSeconds - clock.nowMs() / 1000)
-      return { session: expiresInSeconds > 0 ? { ...known, expiresInSeconds } : undefined, source: 'hit' as const }
+      return {
+        session: expiresInSeconds > 0 ? { ...known, expiresInSeconds } : undefined,
+        source: 'hit' as const,
+      }
     }
     const source = asking
     const ask = () => read(sub, fields)

@@ -10,6 +10,7 @@ import type { Client } from './harness/client.ts'
 import { APP_SECRET, APPID, gatewayEnvironment, newKey } from './harness/environment.ts'
 import type { TestEnvironment } from './harness/environment.ts'
 import { metricIn, startHarness } from './harness/gateway.ts'
+import { startMonitor } from './harness/monitor.ts'
 import { startGatewayProcess } from './harness/processes.ts'
 import { until } from './harness/until.ts'
 import { startWechat } from './harness/wechat.ts'
@@ -240,19 +241,18 @@ describe('before it ends', () => {
     const ending = Date.now() + 200_000
     await one.redis.hset(key, 'e', ending)
     const three = await startHarness({ wechat, env: one.env })
-    const monitor = await new Redis(inject('redisUrl')).monitor()
-    onTestFinished(() => monitor.disconnect())
-    const locks: string[] = []
-    monitor.on('monitor', (_time: string, args: string[], source: string) => {
-      if (source !== 'lua' && /^set$/i.test(args[0] ?? '') && args[1] === one.keys.accessTokenLock(APPID))
-        locks.push(args[2] ?? '')
-    })
+    const { commands } = await startMonitor(inject('redisUrl'))
+    const lock = one.keys.accessTokenLock(APPID)
+    const owners = () =>
+      commands().flatMap(({ args: [command, key, owner = ''] }) =>
+        command?.toLowerCase() === 'set' && key === lock ? [owner] : [],
+      )
     expect(statuses(await Promise.all([two, three].map((gateway) => user.askPhone(gateway))))).toEqual({
       200: 2,
     })
     expect(fetches(wechat)).toHaveLength(1)
 
-    await until('both to have tried', () => new Set(locks).size === 2, 20_000)
+    await until('both to have tried', () => new Set(owners()).size === 2, 20_000)
     await until('it to be renewed', async () => Number(await one.redis.hget(key, 'e')) > ending + 1_000_000)
     await until(
       'the lock to be free',

@@ -91,14 +91,15 @@ describe('an app added at run time', () => {
     expect(JSON.stringify(listed)).not.toMatch(new RegExp(`${secret}|${APP_SECRET}`))
   })
 
-  test('makes the appid of a login necessary, and its codes are worth nothing to the other app', async () => {
+  test('has to be named by its clients, not by those of the configured app, and its codes are worth nothing there', async () => {
     const harness = await startWithAdmin()
     const { appid, secret } = newWechatApp(harness.wechat)
-    expect((await harness.login({ code: harness.wechat.issueCode().code })).status).toBe(200)
     await harness.apps.add({ appid, secret })
+    const unnamed = await harness.login({ code: harness.wechat.issueCode().code })
+    expect((await harness.get('/session', unnamed.body.token)).body['appid']).toBe(APPID)
 
     const { code } = harness.wechat.issueCode({ appid })
-    expect((await harness.login({ code })).body.code).toBe('appid_required')
+    expect((await harness.login({ code })).body.code).toBe('code_invalid')
     expect((await logIn(harness, APPID, appid)).body).toMatchObject({ code: 'code_invalid', errcode: 40029 })
     const own = await logIn(harness, appid)
     expect((await harness.get('/session', own.body.token)).body['appid']).toBe(appid)

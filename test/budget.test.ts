@@ -4,12 +4,12 @@
  */
 import { createConnection, createServer } from 'node:net'
 import { once } from 'node:events'
-import { Redis } from 'ioredis'
 import { expect, inject, onTestFinished, test } from 'vitest'
 import { APPID, newPrefix } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
 import { createAcknowledge } from '../src/provisioning.ts'
+import { startMonitor } from './harness/monitor.ts'
 import { until } from './harness/until.ts'
 
 /** Replies are held this long, so that what is sent without waiting for one goes in the same trip. */
@@ -68,22 +68,22 @@ function isBackground(command: string): boolean {
 
 /** The commands that clients send during an action, without those that scripts run inside Redis. */
 async function commandsDuring(harness: Harness, action: () => Promise<unknown>) {
-  const monitor = await new Redis(inject('redisUrl')).monitor()
-  const sent: string[] = []
-  const inScripts: string[] = []
+  const monitor = await startMonitor(inject('redisUrl'))
   const marker = newPrefix()
-  let ended = false
-  monitor.on('monitor', (_time: string, args: string[], source: string) => {
-    if (args.includes(marker)) ended = true
-    else if (args[1] === harness.keys.apps) return
-    else if (args.some((arg) => arg.includes(harness.env['KEY_PREFIX'] ?? 'no prefix'))) {
-      ;(source === 'lua' ? inScripts : sent).push((args[0] ?? '').toLowerCase())
-    }
-  })
   await action()
   await harness.redis.echo(marker)
-  await until('the monitor to have seen everything', () => ended)
-  monitor.disconnect()
+  await until('the monitor to have seen everything', () =>
+    monitor.commands().some(({ args }) => args.includes(marker)),
+  )
+  monitor.stop()
+  const sent: string[] = []
+  const inScripts: string[] = []
+  for (const { args, inScript } of monitor.commands()) {
+    if (args.includes(marker)) break
+    if (args[1] === harness.keys.apps) continue
+    if (args.some((arg) => arg.includes(harness.env['KEY_PREFIX'] ?? 'no prefix')))
+      (inScript ? inScripts : sent).push((args[0] ?? '').toLowerCase())
+  }
   return { sent, inScripts }
 }
 

@@ -128,7 +128,7 @@ test('SEAL_KEYS and TOKEN_KEYS rotate without one failed validation; what is ret
   expect(load.rounds()).toBeGreaterThanOrEqual(6 * ROUNDS_PER_STATE)
   for (const replica of replicas) expect(replica?.output()).not.toContain('"level":"error"')
 
-  const harness = await startHarness({ wechat, env: rings(s2, t2) })
+  const harness = await startHarness({ wechat, env: { ...rings(s2, t2), LOG_LEVEL: 'error' } })
   const seal = createSeal(loadKeysConfig(harness.env).sealKeys)
   const statuses = { before: 0, after: 0 }
   for (const { token, sub } of load.bearers) {

@@ -1,10 +1,12 @@
 /** `npm run keys`: what the operator is given, told, and spared. */
 import { randomBytes } from 'node:crypto'
+import type { RedisKey } from 'ioredis'
 import { describe, expect, inject, test } from 'vitest'
 import { loadKeysConfig } from '../src/config.ts'
 import { createSeal, kidOf } from '../src/seal.ts'
 import { weaknessOf } from '../src/key-ring.ts'
 import { generateKey } from '../src/keys/generate.ts'
+import { reseal } from '../src/keys/reseal.ts'
 import { createAppsAdmin, newWechatApp } from './harness/apps-admin.ts'
 import { closedHost } from './harness/wechat.ts'
 import { faultsOf } from './harness/configuration.ts'
@@ -199,14 +201,14 @@ describe('reseal', () => {
     const openids = Array.from({ length: 20 }, (_, i) => `o-user-${i}`)
     for (const openid of openids) await logIn(before, openid)
 
-    const reseal = { running: true }
+    const load = { running: true }
     const subs = new Map<string, string>()
     const logins = openids.map(async (openid) => {
       do subs.set(openid, (await logIn(after, openid)).sub)
-      while (reseal.running)
+      while (load.running)
     })
     const run = await runKeys(['reseal'], env)
-    reseal.running = false
+    load.running = false
     await Promise.all(logins)
 
     expect(run.code).toBe(0)
@@ -218,6 +220,37 @@ describe('reseal', () => {
       const sessionKey = seal.unseal(k ?? Buffer.alloc(0), { appid: APPID, sub })
       expect(sessionKey?.toString('base64')).toBe(given.get(openid))
     }
+  })
+
+  test('takes a login between its reading and its writing into account', async () => {
+    const [s1, s2] = [newKey('s1'), newKey('s2')]
+    const before = await startHarness({ env: { SEAL_KEYS: s1 } })
+    const env = { ...before.env, SEAL_KEYS: `${s2},${s1}` }
+    const after = await startHarness({ wechat: before.wechat, env })
+    const { sub, openid } = await logIn(before)
+    const read = before.redis.hgetallBuffer.bind(before.redis)
+    let readings = 0
+    before.redis.hgetallBuffer = async (key: RedisKey) => {
+      const fields = await read(key)
+      readings += 1
+      if (readings === 1) await logIn(after, openid)
+      return fields
+    }
+
+    const { sealKeys } = loadKeysConfig(env)
+    const counts = await reseal(before.redis, before.keys, sealKeys, () => {})
+    // The login moved what s1 had sealed from k to p, and put a new key in its place.
+    expect({ readings, counts }).toEqual({
+      readings: 2,
+      counts: { hashes: 1, resealed: 1, unopened: 0, left: 0 },
+    })
+    const { k, p } = await after.redis.hgetallBuffer(after.keys.user(sub))
+    const seal = createSeal(loadKeysConfig({ ...env, SEAL_KEYS: s2 }).sealKeys)
+    const opened = [k, p].map((one) => seal.unseal(one ?? Buffer.alloc(0), { appid: APPID, sub }))
+    const given = before.wechat.users().find((user) => user.openid === openid)?.sessionKey
+    expect(opened[0]?.toString('base64')).toBe(given)
+    expect(opened[1]).toHaveLength(16)
+    expect(opened[1]).not.toEqual(opened[0])
   })
 
   test('leaves alone what no key opens, says so, and ends with 1', async () => {

@@ -1,7 +1,8 @@
 /** Logging in, through the front door; observed in the simulator's history, Redis and the metrics. */
 import { describe, expect, test } from 'vitest'
 import { LEASE_MS } from '../src/codes.ts'
-import { APPID } from './harness/environment.ts'
+import { writeTemporary } from './harness/configuration.ts'
+import { APP_SECRET, APPID } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import { until } from './harness/until.ts'
 
@@ -60,6 +61,24 @@ describe('a first login', () => {
     expect(unknown.status).toBe(400)
     expect(unknown.body.code).toBe('appid_unknown')
   })
+})
+
+test('with several apps in the configuration a login has to name its own', async () => {
+  const other = { appid: 'wxffffffffffffffff', secret: 'f00df00df00df00df00df00df00df00d' }
+  const both = [{ appid: APPID, secret: APP_SECRET }, other]
+  const { login, wechat } = await startHarness({
+    simulator: { apps: both },
+    env: {
+      WECHAT_APPID: '',
+      WECHAT_SECRET: '',
+      WECHAT_APPS_FILE: writeTemporary(JSON.stringify(both)),
+    },
+  })
+  const { code } = wechat.issueCode({ appid: other.appid })
+
+  expect((await login({ code })).body).toMatchObject({ code: 'appid_required', retry: 'never' })
+  expect((await login({ code, appid: other.appid })).status).toBe(200)
+  expect(wechat.history({ code })).toHaveLength(1)
 })
 
 describe('one code, sent again', () => {

@@ -158,9 +158,10 @@ async function listeners({ redis, keys }: Harness): Promise<number> {
   return answer[1]
 }
 
-describe('the cache itself', () => {
-  const found = (sub: string) => async () => ({ session: { sub } })
+/** What Redis says of a user who is logged in. */
+const found = (sub: string) => async () => ({ session: { sub } })
 
+describe('the cache itself', () => {
   test('is bounded, and what was found last stays', async () => {
     const cache = createSessionCache(60_000, 100)
     for (let i = 0; i < 1_000; i += 1) {

@@ -6,7 +6,9 @@ import { loadGatewayConfig } from '../src/config.ts'
 import { APPID, newKey } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
+import { PLATFORMS, platformsEnvironment, SIMULATED_APPS } from './harness/platforms.ts'
 import { expectProblem, MARK } from './harness/problem.ts'
+import { startWechat } from './harness/wechat.ts'
 
 async function logIn(harness: Harness, openid?: string) {
   const issued = harness.wechat.issueCode(openid === undefined ? {} : { openid })
@@ -350,6 +352,26 @@ describe('the administrator', () => {
         (await harness.post(path, { ...own, appid: APPID, openid }, harness.env['ADMIN_TOKEN'])).status,
       ).toBe(404)
     }
+  })
+})
+
+describe('an app of another kind', () => {
+  test("has its open data decrypted, and is told that WeChat's calls are not for it", async () => {
+    const wechat = await startWechat({ apps: SIMULATED_APPS })
+    const harness = await startHarness({ wechat, env: platformsEnvironment(wechat) })
+    const { appid } = PLATFORMS.qq
+    const { code, openid } = wechat.issueCode({ appid })
+    const { token } = (await harness.login({ appid, code })).body
+    const { encrypted } = collect(harness, openid, { appid })
+    expect((await harness.post('/session/decrypt', encrypted, token)).status).toBe(200)
+
+    const replies = [await harness.post('/session/phone', { code: 'f'.repeat(64) }, token)]
+    for (const path of ['/check-session-key', '/reset-session-key'])
+      replies.push(await harness.admin.post(path, { appid, openid }, harness.env['ADMIN_TOKEN']))
+    expect(replies.map(({ status, body }) => [status, body.code])).toEqual(
+      Array.from(replies, () => [400, 'app_unsupported']),
+    )
+    expect(wechat.history({ path: '/cgi-bin/stable_token' })).toEqual([])
   })
 })
 

@@ -76,14 +76,14 @@ describe('a third-party platform of WeChat', () => {
   })
 })
 
+const gettoken = (client: Client, other: Parameters = {}) =>
+  client.get('/cgi-bin/gettoken', { corpid: 'ww-corp', corpsecret: 'agent-secret', ...other })
+const accessToken = async (client: Client) => String((await fields(gettoken(client)))['access_token'])
+const exchangeMember = (client: Client, token: string | undefined, code: string | undefined) =>
+  client.get('/cgi-bin/miniprogram/jscode2session', { access_token: token, js_code: code, ...GRANT })
+
 describe('WeCom', () => {
   const APP = { appid: 'wx-in-wecom', kind: 'wecom', corpid: 'ww-corp', secret: 'agent-secret' } as const
-
-  const gettoken = (client: Client, other: Parameters = {}) =>
-    client.get('/cgi-bin/gettoken', { corpid: 'ww-corp', corpsecret: 'agent-secret', ...other })
-  const accessToken = async (client: Client) => String((await fields(gettoken(client)))['access_token'])
-  const exchange = (client: Client, token: string | undefined, code: string | undefined) =>
-    client.get('/cgi-bin/miniprogram/jscode2session', { access_token: token, js_code: code, ...GRANT })
 
   test('gives everybody the same access_token while it lives, with the life that is left', async () => {
     const { client, pass } = await setUp({ apps: [APP] })
@@ -113,14 +113,14 @@ describe('WeCom', () => {
     const { wechat, client } = await setUp({ apps: [APP] })
     const token = await accessToken(client)
     const code = issue(wechat, APP.appid)
-    expect(await fields(exchange(client, token, code))).toEqual({
+    expect(await fields(exchangeMember(client, token, code))).toEqual({
       errcode: 0,
       errmsg: 'ok',
       corpid: 'ww-corp',
       userid: 'a-user',
       session_key: AWKWARD_KEY,
     })
-    const again = await fields(exchange(client, token, code))
+    const again = await fields(exchangeMember(client, token, code))
     expect(again['errcode']).toBe(40029)
     expect(again['errmsg']).toMatch(/^invalid code, hint: \[\d+_\d\d_[0-9a-f]{32}\], from ip: /)
     expect(wechat.history({ code }).map(({ appid }) => appid)).toEqual([APP.appid, APP.appid])
@@ -136,14 +136,14 @@ describe('WeCom', () => {
       client.get('/cgi-bin/token', { grant_type: 'client_credential', appid: 'wx-plain', secret: 'plain' }),
     )
     const code = issue(wechat, APP.appid)
-    expect(await errcodeOf(exchange(client, undefined, code))).toBe(41001)
-    expect(await errcodeOf(exchange(client, 'nonsense', code))).toBe(40014)
-    expect(await errcodeOf(exchange(client, ended, code))).toBe(40014)
-    expect(await errcodeOf(exchange(client, expired, code))).toBe(42001)
-    expect(await errcodeOf(exchange(client, String(wechats['access_token']), code))).toBe(40014)
+    expect(await errcodeOf(exchangeMember(client, undefined, code))).toBe(41001)
+    expect(await errcodeOf(exchangeMember(client, 'nonsense', code))).toBe(40014)
+    expect(await errcodeOf(exchangeMember(client, ended, code))).toBe(40014)
+    expect(await errcodeOf(exchangeMember(client, expired, code))).toBe(42001)
+    expect(await errcodeOf(exchangeMember(client, String(wechats['access_token']), code))).toBe(40014)
     const token = await accessToken(client)
-    expect(await errcodeOf(exchange(client, token, undefined))).toBe(41008)
-    expect(await errcodeOf(exchange(client, token, code))).toBe(0)
+    expect(await errcodeOf(exchangeMember(client, token, undefined))).toBe(41008)
+    expect(await errcodeOf(exchangeMember(client, token, code))).toBe(0)
   })
 
   test('its app is none of WeChat’s', async () => {
