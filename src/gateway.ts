@@ -71,7 +71,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
   metrics.queueJobs(() => provisioning.counts())
   const selfHeal = createSelfHeal(provisioning, clock, () => metrics.provisioningSelfheal.inc())
 
-  const seal = createSeal(config.sealKeys)
+  const seal = createSeal(config.sealKeys, (kid) => metrics.seals.inc({ kid }))
   const apps = createApps(
     {
       redis,

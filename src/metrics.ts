@@ -132,6 +132,12 @@ export function createGatewayMetrics() {
       'What session_keys and access_tokens were used for; outcome: ok, ok_previous (the key before), or the code of the error.',
       ['use', 'outcome'],
     ),
+    seals: counter(
+      registry,
+      'seals_total',
+      'Values sealed, by kid of SEAL_KEYS. Replace a key when all gateways together come near 2^31 (seal.ts).',
+      ['kid'],
+    ),
     sealedUnreadable: counter(
       registry,
       'sealed_unreadable_total',
