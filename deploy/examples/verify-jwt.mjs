@@ -45,7 +45,7 @@ async function bearerOf(authorization = '') {
   }
 }
 
-const server = createServer(async (request, response) => {
+async function answer(request, response) {
   try {
     const bearer = await bearerOf(request.headers.authorization)
     if (bearer === undefined) response.writeHead(401, { 'www-authenticate': 'Bearer' }).end()
@@ -56,5 +56,7 @@ const server = createServer(async (request, response) => {
   } catch {
     response.writeHead(503, { 'retry-after': '1' }).end() // the keys cannot be had; nobody is let in for that
   }
-})
+}
+
+const server = createServer((request, response) => void answer(request, response))
 server.listen(Number(PORT), '127.0.0.1', () => console.log(`listening on ${server.address().port}`))
