@@ -75,6 +75,8 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
     ]),
   )
   let added = new Map<string, Registered>()
+  /** Registrations in a form not known here, by appid: the version that was told of, and need not be read again. */
+  let unknownForms = new Map<string, string>()
   const labelled = new Set(configured.slice(0, LABELLED_MAX).map((app) => app.appid))
   let reading: Promise<void> = Promise.resolve()
   let readable = true
@@ -195,11 +197,12 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
     try {
       const versions = await stored(redis.hgetall(keys.apps))
       const next = new Map<string, Registered>()
+      unknownForms = new Map([...unknownForms].filter(([appid, version]) => versions[appid] === version))
       const changed: [appid: string, version: string][] = []
       for (const [appid, version] of Object.entries(versions)) {
         const before = added.get(appid)
         if (before?.version === version) next.set(appid, before)
-        else changed.push([appid, version])
+        else if (!unknownForms.has(appid)) changed.push([appid, version])
       }
       for (let at = 0; at < changed.length; at += READ_BATCH) {
         const batch = changed.slice(at, at + READ_BATCH)
@@ -233,6 +236,7 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
     if (text('version') === '') return undefined // removed while it was listed again: it is gone
     const app = parseRegistration(appid, text('entry'))
     if (app === undefined) {
+      unknownForms.set(appid, version)
       observer.onUnusable(appid, 'form')
       return undefined
     }

@@ -104,7 +104,7 @@ export interface LoginPorts {
     /** What a retry needs to find its session again; holds no secret. */
     settlement(identity: WechatIdentity): string
     open(attempt: LoginAttempt, identity: WechatIdentity, startedAtMs: number): Promise<OpenedSession>
-    /** The session of a settled code; undefined when it has ended since. */
+    /** The session of a settled code; undefined when it has ended since. Rejects with user_blocked. */
     resume(attempt: LoginAttempt, settlement: string): Promise<OpenedSession | undefined>
   }
   provisioning: {

@@ -56,7 +56,7 @@ export interface Provisioning {
    * @throws {GatewayError} store_unavailable
    */
   enqueue(job: Omit<ProvisionJob, 'v'>): Promise<boolean>
-  /** Jobs by state, for the metrics. */
+  /** Jobs by state, for the metrics. Never waits for Redis. @throws {GatewayError} store_unavailable */
   counts(): Promise<Record<string, number>>
   close(): Promise<void>
 }
@@ -87,7 +87,11 @@ export function createProvisioning(
       onEnqueue(isNew ? 'added' : 'waiting_already')
       return isNew
     },
-    counts: () => stored(queue.getJobCounts('waiting', 'active', 'delayed', 'failed')),
+    async counts() {
+      // Before the first contact BullMQ waits for it, whatever the connection's temper.
+      if (redis.status !== 'ready') throw new GatewayError('store_unavailable')
+      return stored(queue.getJobCounts('waiting', 'active', 'delayed', 'failed'))
+    },
     close: () => queue.close(),
   }
 }

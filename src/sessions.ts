@@ -173,12 +173,17 @@ export function createSessions(
     return { grant, provisioningDue: due === 1, seenAtMs: clock.nowMs() }
   }
 
+  /** @throws {GatewayError} user_blocked, store_unavailable */
   async function resume(attempt: LoginAttempt, settled: string): Promise<OpenedSession | undefined> {
     const [kid = '', sub = ''] = settled.split(' ')
     const derived = tokens.remake(sub, attempt, kid)
     if (derived === undefined) return undefined // made with a key that has been retired since
     const found = await read(sub, [derived.field])
-    if (found === undefined) return undefined
+    if (found === undefined) {
+      // The code of a user who was blocked is settled too: a retry must not be sent away for another code.
+      if ((await stored(redis.exists(keys.block(sub)))) === 1) throw new GatewayError('user_blocked')
+      return undefined
+    }
     const { session, provisioning } = found
     const { appid, openid, unionid, expiresInSeconds, userId } = session
     const grant: Grant = {

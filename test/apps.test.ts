@@ -140,6 +140,16 @@ describe('an app added at run time', () => {
     )
     expect((await harness.apps.list()).map((app) => app['appid'])).toEqual([APPID])
     expect((await harness.login({ code: harness.wechat.issueCode().code })).status).toBe(200)
+
+    // Each addition reads the registry: what cannot be used is told of once for each of its versions.
+    for (let i = 0; i < 3; i += 1) await harness.apps.add(newApp())
+    expect(await harness.metric('apps_unusable_total', { why: 'form' })).toBe(1)
+    const entry = `{"appid":"${appid}","kind":"wechat"}`
+    await redis.hset(keys.app(appid), { version: 'v2', entry })
+    await redis.hset(keys.apps, appid, 'v2')
+    await until('a form that is known', async () =>
+      (await harness.apps.list()).some((app) => app['appid'] === appid),
+    )
   })
 
   test('goes on while the registry cannot be read, and what has changed meanwhile counts afterwards', async () => {

@@ -99,6 +99,26 @@ describe('a blocked user', () => {
     expect((await send('GET', USER)).body['blocked']).toBe(false)
   })
 
+  test('is told so again when the code is sent again, not to come with another one', async () => {
+    const harness = await startHarness()
+    await administer(harness)('PUT', `${USER}/block`)
+    const { code } = harness.wechat.issueCode({ openid: OPENID })
+    for (let i = 0; i < 2; i += 1) {
+      expect((await harness.login({ code })).body).toMatchObject({ code: 'user_blocked', retry: 'never' })
+    }
+    expect(harness.wechat.history()).toHaveLength(1)
+  })
+
+  test('may have the longest openid that a login takes', async () => {
+    const harness = await startHarness()
+    const send = administer(harness)
+    const openid = '/'.repeat(128)
+    const { token } = await logIn(harness, { openid })
+    const path = `/users/${APPID}/${encodeURIComponent(openid)}/block`
+    expect((await send('PUT', path)).status).toBe(204)
+    expect(await validate(harness, token)).toBe(401)
+  })
+
   test('is shown with reason and end; to block again replaces both', async () => {
     const harness = await startHarness()
     const send = administer(harness)

@@ -8,10 +8,13 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'kysely'
 import { expect, inject, onTestFinished, test } from 'vitest'
+import { loadGatewayConfig } from '../src/config.ts'
+import { createGateway } from '../src/gateway.ts'
+import { createLog } from '../src/log.ts'
 import { createProvisioning } from '../src/provisioning.ts'
 import { openDatabase } from '../workers/database.ts'
 import { createClient } from './harness/client.ts'
-import { workerEnvironment } from './harness/environment.ts'
+import { gatewayEnvironment, workerEnvironment } from './harness/environment.ts'
 import { metricIn, startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
 import { startWorkerProcess } from './harness/processes.ts'
@@ -213,6 +216,25 @@ test('a user whose job was lost is queued again by the next validation', async (
   expect((await harness.get('/session', body.token)).status).toBe(200)
   await until('the job to be there again', async () => (await queuedJobs(harness)) === 1)
   expect(await harness.metric('provisioning_selfheal_total')).toBe(1)
+})
+
+test('a gateway that has never reached Redis shows its metrics at once, without the queue', async () => {
+  const env = gatewayEnvironment(
+    { url: 'http://127.0.0.1:1' },
+    { REDIS_URL: 'redis://127.0.0.1:1', LOG_LEVEL: 'silent' },
+  )
+  const config = loadGatewayConfig(env)
+  const gateway = createGateway(config, createLog(config.logLevel, 'gateway'))
+  const admin = createClient(await gateway.admin.listen({ host: config.adminHost, port: 0 }))
+  onTestFinished(async () => {
+    await admin.close()
+    await gateway.close()
+  })
+
+  const { status, text } = await admin.get('/metrics')
+  expect(status).toBe(200)
+  expect(text).toMatch(/^redis_up 0$/m)
+  expect(text).not.toContain('provisioning_queue_jobs{')
 })
 
 test('a malformed job is a dead job at once: kept, counted, and not in the way', async () => {

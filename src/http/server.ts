@@ -16,6 +16,8 @@ import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
 /** The largest body we take is a login of some hundred bytes. */
 const BODY_BYTES_MAX = 2_048
 const HEADER_BYTES_MAX = 8_192
+/** Of one part of an address: an openid has 128 at most. Fastify's default is 100. */
+const PARAM_CHARS_MAX = 128
 const HEADERS_TIMEOUT_MS = 2_500
 const REQUEST_TIMEOUT_MS = 3_000
 const TIMEOUT_CHECK_MS = 500
@@ -56,6 +58,7 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_BYTES_MAX,
+    routerOptions: { maxParamLength: PARAM_CHARS_MAX },
     requestTimeout: REQUEST_TIMEOUT_MS,
     handlerTimeout: loginDeadlineMs + HANDLER_MARGIN_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,

@@ -41,6 +41,7 @@ export async function startHarness(options: HarnessOptions = {}) {
   return {
     ...client,
     url,
+    adminUrl,
     env,
     wechat,
     gateway,
