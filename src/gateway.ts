@@ -154,7 +154,16 @@ export function createGateway(config: GatewayConfig, log: Log) {
       ? createSessionCache<Session>(config.sessionCacheSeconds * 1000)
       : undefined
   const endings =
-    cache && listenTo(config.redis, keys.endedChannel, { onMessage: cache.drop, onGap: cache.clear })
+    cache &&
+    listenTo(config.redis, keys.endedChannel, {
+      onMessage: cache.drop,
+      onGap: cache.clear,
+      onRefused: (reason) =>
+        log.error(
+          { reason, channel: keys.endedChannel },
+          'cannot listen: ended sessions are cached to their bound',
+        ),
+    })
   const renew = createRenewal({ redis, keys }, config.sessionLife, (outcome) =>
     metrics.sessionsRenewed.inc({ outcome }),
   )

@@ -83,18 +83,23 @@ export function connectPatient(config: RedisConfig): RedisClient {
 
 /**
  * Listens to a channel on a connection of its own, through every failure. `onGap` is called whenever it begins
- * to listen (again): what was said before may have been missed.
+ * to listen (again): what was said before may have been missed. `onRefused`: Redis does not let this user.
  */
 export function listenTo(
   config: RedisConfig,
   channel: string,
-  { onMessage, onGap }: { onMessage(text: string): void; onGap(): void },
+  {
+    onMessage,
+    onGap,
+    onRefused,
+  }: { onMessage(text: string): void; onGap(): void; onRefused(reason: string): void },
 ): RedisClient {
   const listener = connect(config, { maxRetriesPerRequest: null })
   listener.on('error', ignore) // the request path's connection reports what is wrong with Redis
   listener.on('message', (_channel: string, text: string) => onMessage(text))
   // Not the client's own resubscription, which does not say when it is done.
-  const listen = () => void listener.subscribe(channel).then(onGap, ignore)
+  const listen = () =>
+    void listener.subscribe(channel).then(onGap, (error: unknown) => onRefused(describe(error)))
   listener.on('ready', listen)
   return listener
 }

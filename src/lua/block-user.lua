@@ -14,5 +14,6 @@ if seconds > 0 then
 else
   redis.call('SET', blockKey, note)
 end
-redis.call('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
+-- pcall: what has ended has ended, also where this Redis user may not use the channel.
+redis.pcall('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
 return loggedIn

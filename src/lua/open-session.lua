@@ -103,5 +103,6 @@ redis.call('HSET', userKey, unpack(write))
 if #gone > 0 then redis.call('HDEL', userKey, unpack(gone)) end
 -- The other sessions were used before now, so none of them outlives this one.
 redis.call('EXPIREAT', userKey, now + math.min(idleSeconds, lifeSecondsMax))
-if endedAny then redis.call('PUBLISH', endedChannel, string.match(userKey, '{(.-)}')) end
+-- pcall: the session is open, also where this Redis user may not use the channel.
+if endedAny then redis.pcall('PUBLISH', endedChannel, string.match(userKey, '{(.-)}')) end
 return { 'OPENED', due, user.i or '', unionid ~= '' and unionid or user.u or '' }

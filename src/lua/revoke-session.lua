@@ -24,5 +24,6 @@ for i = 1, #flat, 2 do
   end
 end
 redis.call('EXPIREAT', userKey, lastEnd) -- an end that has passed deletes at once
-redis.call('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
+-- pcall: what has ended has ended, also where this Redis user may not use the channel.
+redis.pcall('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
 return 1

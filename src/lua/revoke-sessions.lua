@@ -35,5 +35,6 @@ else
   redis.call('HDEL', userKey, unpack(others))
   redis.call('EXPIREAT', userKey, lastEnd)
 end
-redis.call('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
+-- pcall: what has ended has ended, also where this Redis user may not use the channel.
+redis.pcall('PUBLISH', endedChannel, string.match(userKey, '{(.-)}'))
 return 1
