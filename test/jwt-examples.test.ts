@@ -8,6 +8,7 @@ import { newKey } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
 import { encode, ISSUER, signEd25519, signingKeyOf } from './harness/jwt.ts'
+import { NODE_ENVIRONMENT } from './harness/node-environment.ts'
 
 const EXAMPLES = new URL('../deploy/examples/', import.meta.url).pathname
 const START_TIMEOUT_MS = 15_000
@@ -31,7 +32,7 @@ if (python === undefined)
 /** An example that listens on a port of its own. It ends with the test. */
 async function startExample(command: string, file: string, env: Record<string, string>) {
   const child = spawn(command, [EXAMPLES + file], {
-    env: { PATH: process.env['PATH'], LD_LIBRARY_PATH: process.env['LD_LIBRARY_PATH'], PORT: '0', ...env },
+    env: { ...NODE_ENVIRONMENT, PORT: '0', ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   onTestFinished(async () => {

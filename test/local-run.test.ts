@@ -26,6 +26,7 @@ import { freePort } from '../deploy/local/ports.ts'
 import { startRedis } from '../deploy/local/redis-server.ts'
 import { askRedis } from '../deploy/local/redis-wire.ts'
 import { findOnPath } from '../deploy/local/run-command.ts'
+import { NODE_ENVIRONMENT } from './harness/node-environment.ts'
 
 const repository = join(import.meta.dirname, '..')
 const scratch = mkdtempSync(join(tmpdir(), 'local-run-'))
@@ -50,7 +51,7 @@ const runs: Run[] = []
 /** The two ports that may not move are given; the others find free ones by themselves. */
 async function settings(dataDir: string): Promise<Environment> {
   const ports = { PORT: String(await freePort()), ADMIN_PORT: String(await freePort()) }
-  return { PATH: process.env['PATH'] ?? '', HOME: scratch, DATA_DIR: dataDir, ...ports }
+  return { ...NODE_ENVIRONMENT, HOME: scratch, DATA_DIR: dataDir, ...ports }
 }
 
 function start(env: Environment, command = [process.execPath, join(repository, 'deploy', 'local.ts')]): Run {

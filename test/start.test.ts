@@ -9,6 +9,7 @@ import { describe, expect, inject, onTestFinished, test } from 'vitest'
 import { freePort } from '../deploy/local/ports.ts'
 import { soundEnvironment } from './harness/configuration.ts'
 import { newPrefix } from './harness/environment.ts'
+import { NODE_ENVIRONMENT } from './harness/node-environment.ts'
 
 const ROOT = new URL('../', import.meta.url).pathname
 const END_TIMEOUT_MS = 20_000
@@ -23,7 +24,7 @@ interface Ended {
 async function runGateway(args: string[], env: Record<string, string | undefined>, cwd = newFolder()) {
   const child = spawn(process.execPath, [join(ROOT, 'src/main.ts'), ...args], {
     cwd,
-    env: { PATH: process.env['PATH'], ...env },
+    env: { ...NODE_ENVIRONMENT, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: END_TIMEOUT_MS,
     killSignal: 'SIGKILL',

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestEnvironment } from './environment.ts'
+import { NODE_ENVIRONMENT } from './node-environment.ts'
 
 const ROOT = new URL('../../', import.meta.url).pathname
 const END_TIMEOUT_MS = 60_000
@@ -20,7 +21,7 @@ export async function runKeys(args: readonly string[], env: TestEnvironment = {}
   const cwd = mkdtempSync(join(tmpdir(), 'gateway-keys-'))
   const child = spawn(process.execPath, [join(ROOT, 'src/keys/main.ts'), ...args], {
     cwd,
-    env: { PATH: process.env['PATH'], LD_LIBRARY_PATH: process.env['LD_LIBRARY_PATH'], ...env },
+    env: { ...NODE_ENVIRONMENT, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: END_TIMEOUT_MS,
     killSignal: 'SIGKILL',

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { createClient } from './client.ts'
 import type { TestEnvironment } from './environment.ts'
+import { NODE_ENVIRONMENT } from './node-environment.ts'
 
 const START_TIMEOUT_MS = 20_000
 const ROOT = new URL('../../', import.meta.url).pathname
@@ -40,8 +41,7 @@ export function startWorkerProcess(env: TestEnvironment) {
 async function startProcess(entry: string, env: TestEnvironment, readyLine: string): Promise<RunningProcess> {
   const child = spawn(process.execPath, [join(ROOT, entry)], {
     cwd: mkdtempSync(join(tmpdir(), 'gateway-test-')),
-    // LD_LIBRARY_PATH: where deploy/prepare-node.mjs had to unpack a library for Node.
-    env: { PATH: process.env['PATH'], LD_LIBRARY_PATH: process.env['LD_LIBRARY_PATH'], ...env },
+    env: { ...NODE_ENVIRONMENT, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let output = ''

@@ -7,6 +7,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { parse } from './client.ts'
 import { DEFAULT_APP } from './platform.ts'
 import { setUp } from './setting.ts'
+import { NODE_ENVIRONMENT } from '../harness/node-environment.ts'
 
 describe('codes and users', () => {
   test('codes are issued by the thousand, to new users or to one', async () => {
@@ -192,7 +193,7 @@ describe('as a process', () => {
   function start(env: Record<string, string>): { child: ChildProcess; output: () => string } {
     const main = fileURLToPath(new URL('main.ts', import.meta.url))
     const ports = { PORT: '0', CONTROL_PORT: '0' }
-    const child = spawn(process.execPath, [main], { env: { ...ports, ...env } })
+    const child = spawn(process.execPath, [main], { env: { ...NODE_ENVIRONMENT, ...ports, ...env } })
     started.push(child)
     let output = ''
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += String(chunk)))
