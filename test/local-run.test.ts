@@ -4,7 +4,7 @@
  * The stories share one folder, because making the database is what takes long; each begins where the one
  * before it ended. Refusals, which start nothing, have a folder each.
  */
-import { execFile, execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import {
   existsSync,
   mkdirSync,
@@ -19,13 +19,13 @@ import {
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
-import { promisify } from 'node:util'
 import { afterAll, afterEach, describe, expect, test } from 'vitest'
 import { identify, isAlive } from '../deploy/local/process-id.ts'
 import { freePort } from '../deploy/local/ports.ts'
 import { startRedis } from '../deploy/local/redis-server.ts'
 import { askRedis } from '../deploy/local/redis-wire.ts'
 import { findOnPath } from '../deploy/local/run-command.ts'
+import { pasteIntoBash } from './harness/curl.ts'
 import { NODE_ENVIRONMENT } from './harness/node-environment.ts'
 
 const repository = join(import.meta.dirname, '..')
@@ -110,8 +110,7 @@ function processesOf(dataDir: string): number[] {
 async function pasteLogin(run: Run): Promise<string> {
   const lines = run.output().split('\n')
   const line = lines.find((text) => text.includes('curl -s')) ?? ''
-  const { stdout } = await promisify(execFile)('bash', ['-c', line])
-  const { token } = object(stdout)
+  const { token } = object(await pasteIntoBash(line))
   return String(token)
 }
 

@@ -1,4 +1,5 @@
 /** Which ports the parts listen on. Checked before anything is started, so that nothing has to be undone. */
+import { randomInt } from 'node:crypto'
 import { connect, createServer } from 'node:net'
 import type { Server } from 'node:net'
 import { errorCode, StartRefused } from './refusal.ts'
@@ -70,13 +71,24 @@ export function addresses(
   }
 }
 
-/** A port of the loopback that was free a moment ago. */
+/** Below the range from which Linux and macOS take the ports of outgoing connections. */
+const FREE_PORT_MIN = 20_000
+const FREE_PORT_MAX = 32_000
+const FREE_PORT_TRIES = 50
+
+/**
+ * A port of the loopback that was free a moment ago, and that no outgoing connection takes meanwhile: those
+ * the system would choose are also the ones it gives to every connection of every program.
+ */
 export async function freePort(): Promise<number> {
-  const server = await hold({ variable: '', port: 0, host: LOOPBACK, hostVariable: '', mayMove: true })
-  if (typeof server === 'string') throw new Error(server)
-  const port = portOf(server)
-  server.close()
-  return port
+  for (let tries = 0; tries < FREE_PORT_TRIES; tries += 1) {
+    const port = randomInt(FREE_PORT_MIN, FREE_PORT_MAX)
+    const server = await hold({ variable: '', port, host: LOOPBACK, hostVariable: '', mayMove: true })
+    if (typeof server === 'string') continue
+    server.close()
+    return port
+  }
+  throw new Error(`no free port found between ${FREE_PORT_MIN} and ${FREE_PORT_MAX}`)
 }
 
 /** A server that keeps the port, or the reason why it cannot be had. */
