@@ -1,0 +1,127 @@
+/**
+ * The fault bench: causes the faults of the catalogue on real processes and measures what comes of them.
+ *
+ *   npm run faults -- --list
+ *   npm run faults -- R2 U11            rows by name
+ *   npm run faults -- --short           the selection of the gate
+ *   npm run faults -- --all --times 5 --parallel 3 --record
+ *
+ * It ends with 1 when a row failed. `--record` keeps the figures in results.json and RESULTS.md.
+ */
+import { parseArgs } from 'node:util'
+import { stopSharedPostgres } from './postgres.ts'
+import { recordResult, writeTable } from './results.ts'
+import { describeFigure, runRow } from './row.ts'
+import type { Row, RunResult } from './row.ts'
+import { ROWS } from './rows.ts'
+
+const EXIT_USAGE = 2
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    list: { type: 'boolean' },
+    short: { type: 'boolean' },
+    all: { type: 'boolean' },
+    times: { type: 'string', default: '1' },
+    parallel: { type: 'string', default: '1' },
+    record: { type: 'boolean' },
+  },
+})
+
+if (values.list) {
+  for (const { id, title, pass, short, alone, long } of ROWS) {
+    const marks = [short && 'short', alone && 'alone', long && 'long'].filter(Boolean).join(', ')
+    console.log(`${id.padEnd(9)}${title}${marks === '' ? '' : ` [${marks}]`}\n         passes: ${pass}`)
+  }
+} else {
+  const rows = chooseRows()
+  const failed = await runAll(rows, { times: whole('times'), parallel: whole('parallel') })
+  await stopSharedPostgres()
+  if (values.record) writeTable(ROWS.map(({ id }) => id))
+  console.log(
+    failed.length === 0
+      ? `\nAll ${rows.length} rows passed.`
+      : `\nFailed: ${failed.join(', ')} (of ${rows.length}).`,
+  )
+  process.exit(failed.length === 0 ? 0 : 1)
+}
+
+function whole(name: 'times' | 'parallel'): number {
+  const value = Number(values[name])
+  if (Number.isInteger(value) && value >= 1 && value <= 1_000) return value
+  console.error(`--${name} must be a whole number from 1 to 1000`)
+  return process.exit(EXIT_USAGE)
+}
+
+function chooseRows(): readonly Row[] {
+  const unknown = positionals.filter((id) => !ROWS.some((row) => row.id === id))
+  const chosen = ROWS.filter(
+    (row) => values.all || (values.short && row.short) || positionals.includes(row.id),
+  )
+  if (unknown.length === 0 && chosen.length > 0) return chosen
+  console.error(
+    unknown.length > 0
+      ? `No such row: ${unknown.join(', ')}. --list shows them.`
+      : 'Name rows, or --short, --all, --list.',
+  )
+  return process.exit(EXIT_USAGE)
+}
+
+/** Those that bear company side by side, then those that do not. Gives the ids of those that failed. */
+async function runAll(
+  rows: readonly Row[],
+  { times, parallel }: { times: number; parallel: number },
+): Promise<string[]> {
+  const startedMs = performance.now()
+  const results = new Map<Row, RunResult[]>(rows.map((row) => [row, []]))
+  const absent = rows.filter((row) => {
+    const why = row.absent?.()
+    if (why !== undefined) console.log(`[${row.id}] not run: ${why}`)
+    return why !== undefined
+  })
+  const present = rows.filter((row) => !absent.includes(row))
+  // The long ones first, so that they do not hang over at the end.
+  const social = present
+    .filter((row) => !row.alone)
+    .toSorted((a, b) => Number(b.long ?? false) - Number(a.long ?? false))
+  const hermits = present.filter((row) => row.alone)
+  let left = present.length * times
+
+  async function runOne(row: Row, nth: number): Promise<void> {
+    const label = times === 1 ? `[${row.id}]` : `[${row.id} ${nth}/${times}]`
+    console.log(`${label} ${row.title}`)
+    const result = await runRow(row, (text) => console.log(`${label} ${text}`))
+    const runs = results.get(row) ?? []
+    runs.push(result)
+    left -= 1
+    const minutes = ((performance.now() - startedMs) / 60_000).toFixed(1)
+    const broken = [...result.figures.filter(({ ok }) => !ok).map(describeFigure), ...result.faults]
+    console.log(
+      `${label} ${result.ok ? 'passed' : 'FAILED'} in ${result.seconds} s${broken.length > 0 ? `: ${broken.join('; ')}` : ''} — ${left} runs to go, ${minutes} min so far`,
+    )
+    if (values.record && runs.length === times) recordResult(row, runs)
+  }
+
+  await inParallel(
+    social.flatMap((row) => timesOf(row)),
+    parallel,
+  )
+  await inParallel(
+    hermits.flatMap((row) => timesOf(row)),
+    1,
+  )
+  return rows.filter((row) => results.get(row)?.some(({ ok }) => !ok)).map(({ id }) => id)
+
+  function timesOf(row: Row): (() => Promise<void>)[] {
+    return Array.from({ length: times }, (_, at) => () => runOne(row, at + 1))
+  }
+}
+
+async function inParallel(tasks: readonly (() => Promise<void>)[], width: number): Promise<void> {
+  const queue = [...tasks]
+  const lane = async () => {
+    for (let task = queue.shift(); task !== undefined; task = queue.shift()) await task()
+  }
+  await Promise.all(Array.from({ length: width }, lane))
+}
