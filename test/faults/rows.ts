@@ -1,5 +1,19 @@
 /** All rows, in the order of the catalogue. A new file of rows is named here. */
+import { breakerRows } from './rows/breaker.ts'
 import { codeRows } from './rows/codes.ts'
+import { lifecycleRows } from './rows/lifecycle.ts'
+import { processRows } from './rows/process.ts'
+import { redisRows } from './rows/redis.ts'
 import type { Row } from './row.ts'
+import { wechatRows } from './rows/wechat.ts'
+import { workerRows } from './rows/worker.ts'
 
-export const ROWS: readonly Row[] = [...codeRows]
+export const ROWS: readonly Row[] = [
+  ...codeRows,
+  ...redisRows,
+  ...wechatRows,
+  ...breakerRows,
+  ...workerRows,
+  ...lifecycleRows,
+  ...processRows,
+]
