@@ -73,7 +73,7 @@ function readResults(): Record<string, RowResult> {
 }
 
 /** The largest, or the smallest where the bound is from below. */
-function worstFigures(figures: readonly Figure[]): WorstFigure[] {
+export function worstFigures(figures: readonly Figure[]): WorstFigure[] {
   const worst = new Map<string, WorstFigure>()
   for (const { name, value, ok, ...bound } of figures) {
     const before = worst.get(name)
