@@ -79,17 +79,18 @@ test('rows have names of the catalogue, each once, and say what passes', () => {
   expect(ROWS.filter(({ title, pass }) => title === '' || pass === '')).toEqual([])
 })
 
+const attempt = (own: Partial<Attempt>): Attempt => ({
+  kind: 'login',
+  atMs: 0,
+  ms: 1,
+  status: 200,
+  isProblem: false,
+  target: 'a',
+  ...own,
+})
+
 test('the ledger keeps the sessions that were not ended, and finds the length of a trouble', () => {
   const ledger = createLedger()
-  const attempt = (own: Partial<Attempt>): Attempt => ({
-    kind: 'login',
-    atMs: 0,
-    ms: 1,
-    status: 200,
-    isProblem: false,
-    target: 'a',
-    ...own,
-  })
   ledger.note(attempt({ token: 't1' }))
   ledger.note(attempt({ token: 't2' }))
   ledger.note(attempt({ kind: 'logout', token: 't1', status: 204 }))
