@@ -10,7 +10,7 @@ import type { JobsOptions } from 'bullmq'
 import { GatewayError } from './errors.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
-import { shortenUserId } from './user-id.ts'
+import { packUserId } from './user-marks.ts'
 
 /** Name of the queue, part of its keys in Redis. */
 export const PROVISION_QUEUE = 'provision'
@@ -166,7 +166,7 @@ export function createAcknowledge(
 ): (done: Acknowledgement) => Promise<boolean> {
   return async ({ sub, userId, unionid }) => {
     const answer = await stored(
-      acknowledgeScript(redis, [keys.user(sub)], [shortenUserId(userId), unionid ?? '']),
+      acknowledgeScript(redis, [keys.user(sub)], [packUserId(userId), unionid ?? '']),
     )
     if (typeof answer !== 'number') throw new GatewayError('internal')
     return answer > 0

@@ -8,6 +8,7 @@ import type { Keys, RedisClient } from './redis.ts'
 import type { Seal } from './seal.ts'
 import { subjectOf } from './subject.ts'
 import type { Tokens } from './tokens.ts'
+import { packExchange } from './user-marks.ts'
 
 const replaceScript = loadScript('replace-session-key')
 
@@ -64,11 +65,12 @@ export function createSessionKeys({ redis, keys, seal, tokens, onUnreadable }: S
       startedAtMs: number,
     ): Promise<'replaced' | 'overtaken' | 'gone'> {
       const place = placeOf(user)
+      const fingerprint = tokens.fingerprint(sessionKey)
       const answer = await stored(
         replaceScript(
           redis,
           [keys.user(place.sub)],
-          [seal.seal(sessionKey, place), tokens.fingerprint(sessionKey), startedAtMs.toString(36)],
+          [seal.seal(sessionKey, place), packExchange(startedAtMs, fingerprint), fingerprint],
         ),
       )
       if (answer === 1) return 'replaced'

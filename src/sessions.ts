@@ -16,7 +16,7 @@ import { deviceLetter, parseSession } from './session-value.ts'
 import type { SessionLife } from './session-value.ts'
 import { subjectOf } from './subject.ts'
 import type { PresentedToken, Tokens } from './tokens.ts'
-import { expandUserId } from './user-id.ts'
+import { packExchange, readMarks } from './user-marks.ts'
 
 /** A user who is not provisioned this long after having been queued is queued again. */
 const PROVISIONING_OVERDUE_SECONDS = 60
@@ -128,6 +128,7 @@ export function createSessions(
     const { appid, openid, sessionKey } = identity
     const sub = subjectOf(appid, openid)
     const { token, field } = tokens.make(sub, attempt)
+    const fingerprint = tokens.fingerprint(sessionKey)
     const replaced = attempt.formerToken === undefined ? undefined : tokens.read(attempt.formerToken)
     const answer = await stored(
       openScript(
@@ -138,8 +139,8 @@ export function createSessions(
           openid,
           identity.unionid ?? '',
           seal.seal(sessionKey, { appid, sub }),
-          tokens.fingerprint(sessionKey),
-          startedAtMs.toString(36),
+          packExchange(startedAtMs, fingerprint),
+          fingerprint,
           field,
           deviceLetter(attempt.device),
           idleSeconds,
@@ -157,7 +158,7 @@ export function createSessions(
     if (opened[0] === 'LIMITED')
       throw new GatewayError('user_rate_limited', { retryAfterSeconds: Math.ceil(opened[1] / 1000) })
     if (opened[0] === 'BLOCKED') throw new GatewayError('user_blocked')
-    const [, due, userId, knownUnionid] = opened
+    const [, due, known, knownUnionid] = opened
     cache?.drop(sub)
     observer.onOpen()
     const grant: Grant = {
@@ -168,7 +169,7 @@ export function createSessions(
       // WeChat leaves the unionid out of some answers for a user whose unionid is known.
       unionid: knownUnionid === '' ? undefined : knownUnionid,
       expiresInSeconds: idleSeconds,
-      provisioned: userId !== '',
+      provisioned: known === 1,
     }
     return { grant, provisioningDue: due === 1, seenAtMs: clock.nowMs() }
   }
@@ -195,7 +196,7 @@ export function createSessions(
       expiresInSeconds,
       provisioned: userId !== undefined,
     }
-    return { grant, provisioningDue: provisioning.state !== 'acknowledged', seenAtMs: clock.nowMs() }
+    return { grant, provisioningDue: !provisioning.acknowledged, seenAtMs: clock.nowMs() }
   }
 
   /**
@@ -231,7 +232,7 @@ export function createSessions(
     if (found === undefined) return { session: undefined, source }
     const { session, field, unusedSeconds, provisioning } = found
     renew({ sub, field }, unusedSeconds)
-    if (provisioning.state !== 'acknowledged' && provisioning.ageSeconds > PROVISIONING_OVERDUE_SECONDS) {
+    if (!provisioning.acknowledged && provisioning.ageSeconds > PROVISIONING_OVERDUE_SECONDS) {
       observer.onUnprovisioned(session)
     }
     return { session, source }
@@ -241,7 +242,7 @@ export function createSessions(
   async function list(token: string): Promise<ListedSession[] | undefined> {
     const presented = tokens.read(token)
     if (presented === undefined) return undefined
-    const sessions = listed(await stored(redis.hgetall(keys.user(presented.sub))), presented.fields)
+    const sessions = listed(await stored(redis.hgetallBuffer(keys.user(presented.sub))), presented.fields)
     return sessions.some((session) => session.current) ? sessions : undefined
   }
 
@@ -278,10 +279,11 @@ export function createSessions(
 
   /** What is known of a user; undefined when they have no session. */
   async function viewOf(sub: string): Promise<UserView | undefined> {
-    const user = await stored(redis.hgetall(keys.user(sub)))
+    const user = await stored(redis.hgetallBuffer(keys.user(sub)))
     const sessions = listed(user, [])
     if (sessions.length === 0) return undefined
-    return { unionid: user['u'], userId: user['i'] ? expandUserId(user['i']) : undefined, sessions }
+    const { userId } = readMarks(user['m'], user['g'], user['i'])
+    return { unionid: user['u']?.toString(), userId, sessions }
   }
 
   /** Ends all sessions of a user, and forgets the session_key. */
@@ -309,11 +311,11 @@ export function createSessions(
     if (revoked === 1) observer.onRevoke(scope)
   }
 
-  function listed(user: Record<string, string>, currentFields: readonly string[]): ListedSession[] {
+  function listed(user: Record<string, Buffer>, currentFields: readonly string[]): ListedSession[] {
     const nowSeconds = clock.nowMs() / 1000
     return Object.entries(user)
       .filter(([name]) => name.includes(':'))
-      .map(([name, value]) => ({ name, ...parseSession(value, settings.life, nowSeconds) }))
+      .map(([name, value]) => ({ name, ...parseSession(value.toString(), settings.life, nowSeconds) }))
       .filter((session) => session.expiresInSeconds > 0)
       .toSorted((a, b) => b.issuedAtSeconds - a.issuedAtSeconds)
       .map(({ name, ...session }) => ({
@@ -324,27 +326,29 @@ export function createSessions(
   }
 
   async function read(sub: string, fields: PresentedToken['fields']) {
-    const values = await stored(redis.hmget(keys.user(sub), 'a', 'o', 'u', 'i', 'g', ...fields))
-    const [appid, openid, unionid, userId, provisioned, ...entries] = values
+    // Buffers: marks are no text. `g` and `i` are of the version before.
+    const values = await stored(redis.hmgetBuffer(keys.user(sub), 'a', 'o', 'u', 'm', 'g', 'i', ...fields))
+    const [appid, openid, unionid, m, g, i, ...entries] = values
     const at = entries.findIndex((value) => value !== null)
     const [field, entry] = [fields[at], entries[at]]
     if (!field || !entry || !appid || !openid) return undefined
     const nowSeconds = clock.nowMs() / 1000
-    const { lastUsedAtSeconds, ...times } = parseSession(entry, settings.life, nowSeconds)
+    const { lastUsedAtSeconds, ...times } = parseSession(entry.toString(), settings.life, nowSeconds)
     if (times.expiresInSeconds <= 0) return undefined
+    const { userId, acknowledged, sinceSeconds } = readMarks(m, g, i)
     const session: Session = {
       sub,
-      appid,
-      openid,
-      unionid: unionid ?? undefined,
-      userId: userId ? expandUserId(userId) : undefined,
+      appid: appid.toString(),
+      openid: openid.toString(),
+      unionid: unionid?.toString(),
+      userId,
       ...times,
     }
     return {
       session,
       field,
       unusedSeconds: nowSeconds - lastUsedAtSeconds,
-      provisioning: parseProvisioning(provisioned ?? '', nowSeconds),
+      provisioning: { acknowledged, ageSeconds: nowSeconds - sinceSeconds },
     }
   }
 }
@@ -353,14 +357,6 @@ export type Sessions = ReturnType<typeof createSessions>
 
 /** The answers of open-session.lua. */
 type OpenAnswer =
-  | [state: 'OPENED', due: number, userId: string, unionid: string]
+  | [state: 'OPENED', due: number, known: number, unionid: string]
   | [state: 'LIMITED', untilMs: number]
   | [state: 'BLOCKED']
-
-/** "e<unix s>" queued, "a<unix s>" acknowledged, the number hexadecimal. */
-function parseProvisioning(value: string, nowSeconds: number) {
-  return {
-    state: value.startsWith('a') ? ('acknowledged' as const) : ('queued' as const),
-    ageSeconds: nowSeconds - Number.parseInt(value.slice(1), 16),
-  }
-}

@@ -1,6 +1,7 @@
 /** The scripts around access_token and session_key, each answer of each of them, on a real Redis. */
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, describe, expect, inject, test } from 'vitest'
+import { packExchange } from '../src/user-marks.ts'
 import { createKeys } from '../src/redis.ts'
 import { newPrefix } from './harness/environment.ts'
 import { createScripts, demandEnds } from './harness/scripts.ts'
@@ -106,36 +107,71 @@ describe('spend-forced-refresh', () => {
 
 const START = Date.UTC(2026, 0, 1)
 
-const put = (sub: string, fields: Record<string, string>) =>
+const put = (sub: string, fields: Record<string, string | Buffer>) =>
   redis.multi().hset(keys.user(sub), fields).expire(keys.user(sub), 60).exec()
 const replace = (sub: string, startedAtMs: number, sealed = 'new', fingerprint = 'FFFF') =>
-  scripts.run('replace-session-key', [keys.user(sub)], [sealed, fingerprint, startedAtMs.toString(36)])
+  scripts.run(
+    'replace-session-key',
+    [keys.user(sub)],
+    [sealed, packExchange(startedAtMs, fingerprint), fingerprint],
+  )
+const heldBy = async (sub: string) => {
+  const { m, ...fields } = await redis.hgetallBuffer(keys.user(sub))
+  const text = Object.entries(fields).map(([name, value]) => [name, value.toString()])
+  return { ...(Object.fromEntries(text) as Record<string, string>), m }
+}
 
 describe('replace-session-key', () => {
-  const held = { o: 'o-1', k: 'old', x: `${START.toString(36)}AAAA`, p: 'older', 't:session': 'kept' }
+  const user = { o: 'o-1', k: 'old', p: 'older', 't:session': 'kept' }
+  const rest = Buffer.from('provisioning and user_id')
+  const held = { ...user, m: Buffer.concat([packExchange(START, 'AAAA'), rest]) }
+  /** The same user, as the version before kept them. */
+  const heldBefore = { ...user, x: `${START.toString(36)}AAAA`, g: 'a65f00000', i: 'user-7' }
 
   test('moves the key, and leaves the sessions and their end alone', async () => {
     await put('u1', held)
     expect(await replace('u1', START + 1)).toBe(1)
-    expect(await redis.hgetall(keys.user('u1'))).toEqual({
-      ...held,
+    expect(await heldBy('u1')).toEqual({
+      ...user,
       k: 'new',
       p: 'old',
-      x: `${(START + 1).toString(36)}FFFF`,
+      m: Buffer.concat([packExchange(START + 1, 'FFFF'), rest]),
     })
     expect(await redis.ttl(keys.user('u1'))).toBeLessThanOrEqual(60)
   })
 
   test('keeps the previous key when the new one is the one that is held', async () => {
-    await put('u2', held)
-    expect(await replace('u2', START + 1, 'sealed afresh', 'AAAA')).toBe(1)
-    expect(await redis.hgetall(keys.user('u2'))).toMatchObject({ k: 'sealed afresh', p: 'older' })
+    for (const [sub, fields] of [
+      ['u2', held],
+      ['u2-before', heldBefore],
+    ] as const) {
+      await put(sub, fields)
+      expect(await replace(sub, START + 1, 'sealed afresh', 'AAAA')).toBe(1)
+      expect(await heldBy(sub)).toMatchObject({ k: 'sealed afresh', p: 'older' })
+    }
   })
 
   test('does not replace a key that began later', async () => {
-    await put('u3', held)
-    expect(await replace('u3', START - 1)).toBe(2)
-    expect(await redis.hgetall(keys.user('u3'))).toEqual(held)
+    for (const [sub, fields] of [
+      ['u3', held],
+      ['u3-before', heldBefore],
+    ] as const) {
+      await put(sub, fields)
+      expect(await replace(sub, START - 1)).toBe(2)
+      expect(await heldBy(sub)).toEqual({ m: undefined, ...fields })
+    }
+  })
+
+  test('moves the key of a user whom the version before kept, and takes nothing else from them', async () => {
+    await put('u5', heldBefore)
+    expect(await replace('u5', START + 1)).toBe(1)
+    const { x: _x, ...others } = heldBefore
+    expect(await heldBy('u5')).toEqual({
+      ...others,
+      k: 'new',
+      p: 'old',
+      m: Buffer.concat([packExchange(START + 1, 'FFFF'), Buffer.alloc(4)]),
+    })
   })
 
   test('does not bring a user back who has logged out', async () => {

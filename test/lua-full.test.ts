@@ -5,6 +5,7 @@ import { startRedis } from '../deploy/local/redis-server.ts'
 import type { RunningRedis } from '../deploy/local/redis-server.ts'
 import { createKeys, loadScript } from '../src/redis.ts'
 import type { ScriptArgument } from '../src/redis.ts'
+import { packUserId, readMarks } from '../src/user-marks.ts'
 import { startHarness } from './harness/gateway.ts'
 import { IDLE_SECONDS, LIFE_SECONDS_MAX, openSessionArgs } from './harness/user-scripts.ts'
 
@@ -52,9 +53,9 @@ const calls: Record<string, Call> = {
   'open-session': {
     keys: [userKey, limitKey, blockKey],
     args: openSessionArgs(channel, { field: 't1:a' }),
-    answer: ['OPENED', 1, '', ''],
+    answer: ['OPENED', 1, 0, ''],
   },
-  'acknowledge-provisioned': { keys: [userKey], args: ['user-7', ''], answer: 1 },
+  'acknowledge-provisioned': { keys: [userKey], args: [packUserId('user-7'), ''], answer: 1 },
   'renew-session': { keys: [userKey], args: ['t1:a', ...BOUNDS, 0], answer: 1 },
   'revoke-session': { keys: [userKey], args: [...BOUNDS, channel, 't1:a'], answer: 1 },
   'revoke-sessions': { keys: [userKey], args: [...BOUNDS, channel], answer: 0 },
@@ -122,8 +123,10 @@ describe('on a full Redis', () => {
     await run('open-session')
     await fill(true)
     await expect(run('acknowledge-provisioned')).rejects.toEqual(full)
-    expect(await redis.hget(userKey, 'i')).toBeNull()
-    expect(await redis.hget(userKey, 'g')).toMatch(/^e/)
+    expect(readMarks(await redis.hgetBuffer(userKey, 'm'))).toMatchObject({
+      userId: undefined,
+      acknowledged: false,
+    })
   })
 
   test('sessions are found, and one or all of them ended', async () => {

@@ -143,9 +143,11 @@ describe('revoke-sessions', () => {
 })
 
 const usedAgo = async (field: string) => {
-  const [issued = '', used = '', device] = (await redis.hget(userKey(), field))?.split('.') ?? []
-  const seconds = (await nowSeconds()) - Number.parseInt(issued, 16) - Number.parseInt(used, 16)
-  return { seconds, device, issued: Number.parseInt(issued, 16) }
+  const value = (await redis.hget(userKey(), field)) ?? ''
+  const [, issued = '', device, used = ''] = /^([0-9a-z]{6})([A-Z])([0-9a-z]*)$/.exec(value) ?? []
+  const issuedSeconds = Number.parseInt(issued, 36)
+  const seconds = (await nowSeconds()) - issuedSeconds - (Number.parseInt(used, 36) || 0)
+  return { seconds, device, issued: issuedSeconds }
 }
 
 describe('renew-session', () => {
@@ -155,7 +157,7 @@ describe('renew-session', () => {
     const { issued } = await usedAgo('t1:a')
     expect(await renew('t1:a', 60)).toBe(1)
     const renewed = await usedAgo('t1:a')
-    expect(renewed).toMatchObject({ issued, device: 'i' })
+    expect(renewed).toMatchObject({ issued, device: 'I' })
     expect(renewed.seconds).toBeLessThan(30)
   })
 
@@ -228,9 +230,9 @@ describe('acknowledge-provisioned', () => {
   test('notes the user_id and when, and does not lengthen the life of the hash', async () => {
     await open({ field: 't1:a' })
     expect(await acknowledge('user-7')).toBe(1)
-    const [userId, acknowledged = ''] = await redis.hmget(userKey(), 'i', 'g')
-    expect(userId).toBe('user-7')
-    expect((await nowSeconds()) - Number.parseInt(acknowledged?.slice(1) ?? '', 16)).toBeLessThan(30)
+    const { userId, acknowledged, sinceSeconds } = await scripts.marks()
+    expect({ userId, acknowledged }).toEqual({ userId: 'user-7', acknowledged: true })
+    expect((await nowSeconds()) - sinceSeconds).toBeLessThan(30)
     expect(await redis.ttl(userKey())).toBeLessThanOrEqual(IDLE_SECONDS)
   })
 
@@ -238,10 +240,10 @@ describe('acknowledge-provisioned', () => {
     await open({ field: 't1:a' })
     await open({ field: 't1:b', unionid: 'u-1' })
     expect(await acknowledge('user-7')).toBe(2)
-    expect(await open({ field: 't1:c' })).toEqual(['OPENED', 1, 'user-7', 'u-1'])
+    expect(await open({ field: 't1:c' })).toEqual(['OPENED', 1, 1, 'u-1'])
     expect(await acknowledge('user-7', 'u-0')).toBe(2)
     expect(await acknowledge('user-7', 'u-1')).toBe(1)
-    expect(await open({ field: 't1:d' })).toEqual(['OPENED', 0, 'user-7', 'u-1'])
+    expect(await open({ field: 't1:d' })).toEqual(['OPENED', 0, 1, 'u-1'])
   })
 
   test('does not bring a user back who has logged out everywhere', async () => {

@@ -39,9 +39,15 @@ afterAll(() => redis.disconnect())
 const endsInSeconds = async () => (await redis.expiretime(userKey())) - (await nowSeconds())
 const keysHeld = () => redis.hmget(userKey(), 'k', 'p')
 
+/** Of user-marks.ts. */
+const EPOCH_SECONDS = Date.UTC(2020, 0, 1) / 1_000
+const ACKNOWLEDGED_BIT = 2 ** 31
+
 /** Moves the moment at which the worker acknowledged. */
 async function acknowledgedAgo(agoSeconds: number): Promise<void> {
-  await redis.hset(userKey(), 'g', `a${((await nowSeconds()) - agoSeconds).toString(16)}`)
+  const marks = (await redis.hgetBuffer(userKey(), 'm')) ?? Buffer.alloc(0)
+  marks.writeUInt32BE((await nowSeconds()) - agoSeconds - EPOCH_SECONDS + ACKNOWLEDGED_BIT, 8)
+  await redis.hset(userKey(), 'm', marks)
 }
 
 describe('open-session', () => {
@@ -49,19 +55,21 @@ describe('open-session', () => {
     const before = await nowSeconds()
     const answer = await open({ field: 't1:a', unionid: 'u-alice', sealed: 'sealed', fingerprint: 'fing' })
 
-    expect(answer).toEqual(['OPENED', 1, '', 'u-alice'])
-    const { g = '', 't1:a': session = '', ...user } = await redis.hgetall(userKey())
+    expect(answer).toEqual(['OPENED', 1, 0, 'u-alice'])
+    const { m: _marks, 't1:a': session = '', ...user } = await redis.hgetall(userKey())
     expect(user).toEqual({
       a: 'wx0123456789abcdef',
       o: 'o-alice',
       u: 'u-alice',
       k: 'sealed',
-      x: expect.stringMatching(/^[0-9a-z]{8}fing$/),
     })
-    const [issued = '', used, device] = session.split('.')
-    expect(Number.parseInt(issued, 16) - before).toBeLessThan(30)
-    expect({ used, device }).toEqual({ used: '0', device: 'i' })
-    expect(g).toBe(`e${issued}`)
+    const [, issued = ''] = /^([0-9a-z]{6})I$/.exec(session) ?? []
+    expect(Number.parseInt(issued, 36) - before).toBeLessThan(30)
+    expect(await scripts.marks()).toEqual({
+      userId: undefined,
+      acknowledged: false,
+      sinceSeconds: Number.parseInt(issued, 36),
+    })
   })
 
   test('keeps a session_key that is not text as it is', async () => {
@@ -72,45 +80,45 @@ describe('open-session', () => {
 
   describe('says that provisioning is due', () => {
     test('at the first login, and again while the worker has not acknowledged', async () => {
-      expect(await open({ field: 't1:a' })).toEqual(['OPENED', 1, '', ''])
-      const queued = await redis.hget(userKey(), 'g')
-      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 1, '', ''])
-      expect(await redis.hget(userKey(), 'g')).toBe(queued) // how long it has been waiting stays known
+      expect(await open({ field: 't1:a' })).toEqual(['OPENED', 1, 0, ''])
+      const queued = await scripts.marks()
+      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 1, 0, ''])
+      expect(await scripts.marks()).toEqual(queued) // how long it has been waiting stays known
     })
 
     test('not when the worker has acknowledged a moment ago; then with the user_id', async () => {
       await open({ field: 't1:a' })
       await acknowledge('user-7')
-      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 0, 'user-7', ''])
+      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 0, 1, ''])
       await acknowledgedAgo(REFRESH_SECONDS - 30)
-      expect(await open({ field: 't1:c' })).toEqual(['OPENED', 0, 'user-7', ''])
+      expect(await open({ field: 't1:c' })).toEqual(['OPENED', 0, 1, ''])
     })
 
     test('when that was too long ago, until it acknowledges again', async () => {
       await open({ field: 't1:a' })
       await acknowledge('user-7')
       await acknowledgedAgo(REFRESH_SECONDS)
-      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 1, 'user-7', ''])
-      expect(await open({ field: 't1:c' })).toEqual(['OPENED', 1, 'user-7', ''])
+      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 1, 1, ''])
+      expect(await open({ field: 't1:c' })).toEqual(['OPENED', 1, 1, ''])
       await acknowledge('user-7')
-      expect(await open({ field: 't1:d' })).toEqual(['OPENED', 0, 'user-7', ''])
+      expect(await open({ field: 't1:d' })).toEqual(['OPENED', 0, 1, ''])
     })
 
     test('when a unionid appears or changes, also for a user it knows', async () => {
       await open({ field: 't1:a' })
       await acknowledge('user-7')
-      expect(await open({ field: 't1:b', unionid: 'u-1' })).toEqual(['OPENED', 1, 'user-7', 'u-1'])
-      expect(await redis.hget(userKey(), 'g')).toMatch(/^e/)
+      expect(await open({ field: 't1:b', unionid: 'u-1' })).toEqual(['OPENED', 1, 1, 'u-1'])
+      expect(await scripts.marks()).toMatchObject({ userId: 'user-7', acknowledged: false })
       await acknowledge('user-7', 'u-1')
-      expect(await open({ field: 't1:c', unionid: 'u-1' })).toEqual(['OPENED', 0, 'user-7', 'u-1'])
-      expect(await open({ field: 't1:d', unionid: 'u-2' })).toEqual(['OPENED', 1, 'user-7', 'u-2'])
+      expect(await open({ field: 't1:c', unionid: 'u-1' })).toEqual(['OPENED', 0, 1, 'u-1'])
+      expect(await open({ field: 't1:d', unionid: 'u-2' })).toEqual(['OPENED', 1, 1, 'u-2'])
     })
 
     // WeChat leaves the unionid out of some answers.
     test('not when a unionid that is known is left out; it is remembered', async () => {
       await open({ field: 't1:a', unionid: 'u-1' })
       await acknowledge('user-7', 'u-1')
-      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 0, 'user-7', 'u-1'])
+      expect(await open({ field: 't1:b' })).toEqual(['OPENED', 0, 1, 'u-1'])
     })
   })
 
@@ -176,35 +184,35 @@ describe('open-session', () => {
 
   describe('keeps the session_key of the latest exchange', () => {
     test('and the one before it, for what was encrypted a moment ago', async () => {
-      await open({ field: 't1:a', sealed: 'first', fingerprint: 'f1' })
+      await open({ field: 't1:a', sealed: 'first', fingerprint: 'f1f1' })
       expect(await keysHeld()).toEqual(['first', null])
-      await open({ field: 't1:b', sealed: 'second', fingerprint: 'f2' })
+      await open({ field: 't1:b', sealed: 'second', fingerprint: 'f2f2' })
       expect(await keysHeld()).toEqual(['second', 'first'])
-      await open({ field: 't1:c', sealed: 'third', fingerprint: 'f3' })
+      await open({ field: 't1:c', sealed: 'third', fingerprint: 'f3f3' })
       expect(await keysHeld()).toEqual(['third', 'second'])
     })
 
     test('an exchange that began earlier and arrives later changes neither', async () => {
       const at = { early: 1_700_000_000_000, middle: 1_700_000_000_001, late: 1_700_000_100_000 }
-      await open({ field: 't1:a', sealed: 'middle', fingerprint: 'f2', startedAtMs: at.middle })
-      await open({ field: 't1:b', sealed: 'late', fingerprint: 'f3', startedAtMs: at.late })
-      await open({ field: 't1:c', sealed: 'early', fingerprint: 'f1', startedAtMs: at.early })
+      await open({ field: 't1:a', sealed: 'middle', fingerprint: 'f2f2', startedAtMs: at.middle })
+      await open({ field: 't1:b', sealed: 'late', fingerprint: 'f3f3', startedAtMs: at.late })
+      await open({ field: 't1:c', sealed: 'early', fingerprint: 'f1f1', startedAtMs: at.early })
       expect(await keysHeld()).toEqual(['late', 'middle'])
       expect(await sessionFields()).toEqual(['t1:a', 't1:b', 't1:c']) // the session itself is opened
     })
 
     test('by time, also where the digits of two times differ in kind', async () => {
       const [before, after] = [Number.parseInt('lnd0zzz9', 36), Number.parseInt('lnd0zzza', 36)]
-      await open({ field: 't1:a', sealed: 'after', fingerprint: 'f2', startedAtMs: after })
-      await open({ field: 't1:b', sealed: 'before', fingerprint: 'f1', startedAtMs: before })
+      await open({ field: 't1:a', sealed: 'after', fingerprint: 'f2f2', startedAtMs: after })
+      await open({ field: 't1:b', sealed: 'before', fingerprint: 'f1f1', startedAtMs: before })
       expect(await keysHeld()).toEqual(['after', null])
     })
 
     // WeChat gives the same session_key again when logins follow each other quickly.
     test('an equal key is sealed afresh, and the one before it stays', async () => {
-      await open({ field: 't1:a', sealed: 'first', fingerprint: 'f1' })
-      await open({ field: 't1:b', sealed: 'second', fingerprint: 'f2' })
-      await open({ field: 't1:c', sealed: 'second again', fingerprint: 'f2' })
+      await open({ field: 't1:a', sealed: 'first', fingerprint: 'f1f1' })
+      await open({ field: 't1:b', sealed: 'second', fingerprint: 'f2f2' })
+      await open({ field: 't1:c', sealed: 'second again', fingerprint: 'f2f2' })
       expect(await keysHeld()).toEqual(['second again', 'first'])
     })
   })

@@ -1,6 +1,8 @@
 /** How long sessions live, and every way of ending one. */
+import { randomUUIDv7 } from 'node:crypto'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { startRedis } from '../deploy/local/redis-server.ts'
+import { createAcknowledge } from '../src/provisioning.ts'
 import { newKey } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
@@ -100,7 +102,7 @@ describe('a session that is used', () => {
     const { code } = wechat.issueCode({ unionid: 'o6_bmasdasdsad6_2sgVt7hMZOPfL' })
     const { sub } = (await harness.login({ code })).body
     onTestFinished(async () => void (await redis.del(keys.user(sub))))
-    await redis.hset(keys.user(sub), 'i', 'AYkKXayWd0u8zrMCCpmoBX')
+    await createAcknowledge(redis, keys)({ sub, userId: randomUUIDv7() })
     const fresh = await redis.memory('USAGE', keys.user(sub))
     await ageSession(harness, sub, { opened: 2_591_000, unused: 60 })
     expect(await redis.memory('USAGE', keys.user(sub))).toBe(fresh)

@@ -8,6 +8,7 @@ import { createSeal } from '../src/seal.ts'
 import { APPID, newKey } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
+import { ageSession } from './harness/session-values.ts'
 import { until } from './harness/until.ts'
 
 const IPHONE = {
@@ -105,16 +106,7 @@ describe('a session', () => {
   test('expires by the clock of Redis, to the second', async () => {
     const harness = await startHarness({ env: { SESSION_TTL_SECONDS: '60' } })
     const { token, sub } = await logIn(harness)
-    const key = harness.keys.user(sub)
-    const fields = await harness.redis.hgetall(key)
-    const [name = '', value = ''] = Object.entries(fields).find(([name]) => name.includes(':')) ?? []
-    const [issued = '', life, device] = value.split('.')
-    const age = (seconds: number) =>
-      harness.redis.hset(
-        key,
-        name,
-        `${(Number.parseInt(issued, 16) - seconds).toString(16)}.${life}.${device}`,
-      )
+    const age = (seconds: number) => ageSession(harness, sub, { opened: seconds })
 
     await age(55)
     expect((await harness.get('/session', token)).body.expires_in).toBeLessThanOrEqual(5)

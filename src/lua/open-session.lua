@@ -3,9 +3,9 @@
 -- KEYS[1]  user:{<sub>}                    KEYS[2]  limit:login_per_user:{<sub>}
 -- KEYS[3]  block:{<sub>}
 -- ARGV[1]  appid    ARGV[2]  openid        ARGV[3]  unionid, or '' when WeChat gave none
--- ARGV[4]  session_key, sealed             ARGV[5]  its fingerprint (equal keys, equal fingerprints)
--- ARGV[6]  when the exchange began, unix ms of this Redis, base 36 (8 digits)
--- ARGV[7]  field of the session            ARGV[8]  device
+-- ARGV[4]  session_key, sealed             ARGV[5]  its exchange, 8 bytes: start and fingerprint (user-marks.ts)
+-- ARGV[6]  the fingerprint alone, as text (equal keys, equal fingerprints)
+-- ARGV[7]  field of the session            ARGV[8]  letter of the device
 -- ARGV[9]  seconds a session lives unused   ARGV[10] sessions a user may hold
 -- ARGV[11] seconds after which a provisioned user is provisioned again
 -- ARGV[12] logins a user may make in a minute
@@ -13,21 +13,41 @@
 -- ARGV[15…] fields of the session that the client held before, if any: this login ends it
 --
 -- The hash:  a appid, o openid, u unionid
---            k session_key (sealed), x "<exchange start, 8 digits><fingerprint>", p the session_key before it
---            g  e<unix s> queued for provisioning then, a<unix s> acknowledged by the worker then
---            i user_id once provisioned
---            <kid>:<hash of the secret>  "<issued unix s>.<last use, s after that>.<device>", one a session
--- Seconds are hexadecimal: a user with unionid and one session then fits the 256 bytes that Redis allots.
+--            k session_key (sealed), p the session_key before it
+--            m exchange of k, provisioning, user_id: packed (user-marks.ts)
+--            <kid>:<hash of the secret>  one a session (session-value.ts)
+-- So short that a user with a unionid and one session fits the 224 bytes that Redis allots.
+-- By the version before, in place of parts of m:
+--            x "<exchange start, unix ms, base 36, 8 digits><fingerprint as text>", i user_id
+--            g e<unix s> queued for provisioning then, a<unix s> acknowledged by the worker then
 --
--- Returns {'OPENED', 1 if provisioning is due, user_id or '', unionid or ''}
+-- Returns {'OPENED', 1 if provisioning is due, 1 if the worker has given a user_id, unionid or ''}
 --         {'LIMITED', ms until the user may log in again}
 --         {'BLOCKED'}
 local userKey, limitKey, blockKey = KEYS[1], KEYS[2], KEYS[3]
-local unionid, sealedKey, fingerprint, exchangeStart = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local unionid, sealedKey, exchange, fingerprint = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local field, device, idleSeconds, sessionsMax = ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local refreshSeconds, loginsMax, lifeSecondsMax = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local endedChannel, firstReplaced = ARGV[14], 15
-local limitWindowSeconds, exchangeStartDigits = 60, 8
+local limitWindowSeconds, epochSeconds, acknowledgedBit = 60, 1577836800, 2 ^ 31
+
+-- When a session was opened, and its last use in seconds after that.
+local function timesOf(value)
+  local issued, used = string.match(value, '^([%d%l]+)%u([%d%l]*)$')
+  if issued then return tonumber(issued, 36), tonumber(used, 36) or 0 end
+  issued, used = string.match(value, '^(%x+)%.(%x+)') -- as the version before wrote it
+  return tonumber(issued, 16), tonumber(used, 16)
+end
+
+local function base36(number)
+  local digits = ''
+  while number > 0 do
+    local digit = number % 36
+    digits = string.sub('0123456789abcdefghijklmnopqrstuvwxyz', digit + 1, digit + 1) .. digits
+    number = (number - digit) / 36
+  end
+  return digits
+end
 
 -- First a write that a full Redis refuses: nothing below can then be half done.
 local logins = redis.call('INCR', limitKey)
@@ -45,9 +65,8 @@ for i = 1, #flat, 2 do
   if not string.find(name, ':', 1, true) then
     user[name] = value
   elseif name ~= field then
-    local issuedHex, usedHex = string.match(value, '^(%x+)%.(%x+)')
-    local issued = tonumber(issuedHex, 16)
-    local sessionEnd = math.min(issued + tonumber(usedHex, 16) + idleSeconds, issued + lifeSecondsMax)
+    local issued, used = timesOf(value)
+    local sessionEnd = math.min(issued + used + idleSeconds, issued + lifeSecondsMax)
     if sessionEnd <= now then
       gone[#gone + 1] = name
     elseif replaced[name] then
@@ -71,33 +90,51 @@ if #sessions >= sessionsMax then
   end
 end
 
-local write = { 'a', ARGV[1], 'o', ARGV[2], field, string.format('%x.0.%s', now, device) }
+local write = { 'a', ARGV[1], 'o', ARGV[2], field, base36(now) .. device }
 local function set(name, value)
   write[#write + 1] = name
   write[#write + 1] = value
 end
 
+local marks = user.m or string.rep('\0', 12)
+local heldExchange, provisioning, userId = string.sub(marks, 1, 8), string.sub(marks, 9, 12), string.sub(marks, 13)
+
 -- A result that arrives late never replaces a newer key. An equal key is sealed afresh, and the one before
 -- it stays: WeChat gives the same key again when logins follow each other quickly.
-local held = user.x or ''
-local heldSince, heldFingerprint = string.sub(held, 1, exchangeStartDigits), string.sub(held, exchangeStartDigits + 1)
 -- As numbers: Lua would compare text by the collation of the server's locale.
-if tonumber(exchangeStart, 36) >= (tonumber(heldSince, 36) or 0) then
-  if user.k and heldFingerprint ~= fingerprint then set('p', user.k) end
+local function startOf(packed)
+  local high, low = struct.unpack('>BI4', packed)
+  return high * 2 ^ 32 + low
+end
+local heldSince, heldFingerprint = startOf(heldExchange), string.sub(heldExchange, 6)
+local ownFingerprint = string.sub(exchange, 6)
+if user.x then
+  heldSince = (tonumber(string.sub(user.x, 1, 8), 36) or 0) - epochSeconds * 1000
+  heldFingerprint, ownFingerprint = string.sub(user.x, 9), fingerprint
+end
+if startOf(exchange) >= heldSince then
+  if user.k and heldFingerprint ~= ownFingerprint then set('p', user.k) end
   set('k', sealedKey)
-  set('x', exchangeStart .. fingerprint)
+  heldExchange = exchange
+  if user.x then gone[#gone + 1] = 'x' end
 end
 
-local due, provision = 1, user.g
+local due, stamp = 1, struct.unpack('>I4', provisioning)
+if user.g then
+  stamp = tonumber(string.sub(user.g, 2), 16) - epochSeconds
+  if string.sub(user.g, 1, 1) == 'a' then stamp = stamp + acknowledgedBit end
+  gone[#gone + 1] = 'g'
+end
 if unionid ~= '' and unionid ~= user.u then
   set('u', unionid)
-  provision = nil -- the worker has to hear of the unionid, also of a user it knows
+  stamp = 0 -- the worker has to hear of the unionid, also of a user it knows
 end
-if not provision then
-  set('g', string.format('e%x', now))
-elseif string.sub(provision, 1, 1) == 'a' and now - tonumber(string.sub(provision, 2), 16) < refreshSeconds then
+if stamp == 0 then
+  stamp = now - epochSeconds
+elseif stamp >= acknowledgedBit and now - (stamp - acknowledgedBit + epochSeconds) < refreshSeconds then
   due = 0
 end
+set('m', heldExchange .. struct.pack('>I4', stamp) .. userId)
 
 redis.call('HSET', userKey, unpack(write))
 if #gone > 0 then redis.call('HDEL', userKey, unpack(gone)) end
@@ -105,4 +142,5 @@ if #gone > 0 then redis.call('HDEL', userKey, unpack(gone)) end
 redis.call('EXPIREAT', userKey, now + math.min(idleSeconds, lifeSecondsMax))
 -- pcall: the session is open, also where this Redis user may not use the channel.
 if endedAny then redis.pcall('PUBLISH', endedChannel, string.match(userKey, '{(.-)}')) end
-return { 'OPENED', due, user.i or '', unionid ~= '' and unionid or user.u or '' }
+local known = (user.i or userId ~= '') and 1 or 0
+return { 'OPENED', due, known, unionid ~= '' and unionid or user.u or '' }

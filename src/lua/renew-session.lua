@@ -10,15 +10,31 @@
 local userKey, field = KEYS[1], ARGV[1]
 local idleSeconds, lifeSecondsMax, stepSeconds = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
+local function base36(number)
+  local digits = ''
+  while number > 0 do
+    local digit = number % 36
+    digits = string.sub('0123456789abcdefghijklmnopqrstuvwxyz', digit + 1, digit + 1) .. digits
+    number = (number - digit) / 36
+  end
+  return digits
+end
+
 local value = redis.call('HGET', userKey, field)
 if not value then return 0 end
-local issuedHex, usedHex, device = string.match(value, '^(%x+)%.(%x+)%.(.*)$')
-local issued = tonumber(issuedHex, 16)
-local used, lastEnd = issued + tonumber(usedHex, 16), issued + lifeSecondsMax
+local issuedText, device, usedText = string.match(value, '^([%d%l]+)(%u)([%d%l]*)$')
+local issued, usedAfter
+if issuedText then
+  issued, usedAfter = tonumber(issuedText, 36), tonumber(usedText, 36) or 0
+else -- as the version before wrote it
+  issuedText, usedText, device = string.match(value, '^(%x+)%.(%x+)%.(.*)$')
+  issued, usedAfter, device = tonumber(issuedText, 16), tonumber(usedText, 16), string.upper(device)
+end
+local used, lastEnd = issued + usedAfter, issued + lifeSecondsMax
 local now = tonumber(redis.call('TIME')[1])
 if math.min(used + idleSeconds, lastEnd) <= now or now - used < stepSeconds then return 0 end
 
-redis.call('HSET', userKey, field, string.format('%x.%x.%s', issued, now - issued, device))
+redis.call('HSET', userKey, field, base36(issued) .. device .. base36(now - issued))
 local sessionEnd = math.min(now + idleSeconds, lastEnd)
 if redis.call('TTL', userKey) < sessionEnd - now then redis.call('EXPIREAT', userKey, sessionEnd) end
 return 1

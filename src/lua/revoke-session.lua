@@ -11,6 +11,14 @@
 local userKey = KEYS[1]
 local idleSeconds, lifeSecondsMax, endedChannel, firstField = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], 4
 
+-- When a session was opened, and its last use in seconds after that.
+local function timesOf(value)
+  local issued, used = string.match(value, '^([%d%l]+)%u([%d%l]*)$')
+  if issued then return tonumber(issued, 36), tonumber(used, 36) or 0 end
+  issued, used = string.match(value, '^(%x+)%.(%x+)') -- as the version before wrote it
+  return tonumber(issued, 16), tonumber(used, 16)
+end
+
 if redis.call('HDEL', userKey, unpack(ARGV, firstField)) == 0 then return 0 end
 
 -- A session that has expired keeps its field until the next login: it must not keep the session_key alive.
@@ -18,9 +26,8 @@ local lastEnd = 0
 local flat = redis.call('HGETALL', userKey)
 for i = 1, #flat, 2 do
   if string.find(flat[i], ':', 1, true) then
-    local issuedHex, usedHex = string.match(flat[i + 1], '^(%x+)%.(%x+)')
-    local issued = tonumber(issuedHex, 16)
-    lastEnd = math.max(lastEnd, math.min(issued + tonumber(usedHex, 16) + idleSeconds, issued + lifeSecondsMax))
+    local issued, used = timesOf(flat[i + 1])
+    lastEnd = math.max(lastEnd, math.min(issued + used + idleSeconds, issued + lifeSecondsMax))
   end
 end
 redis.call('EXPIREAT', userKey, lastEnd) -- an end that has passed deletes at once

@@ -10,6 +10,14 @@
 local userKey = KEYS[1]
 local idleSeconds, lifeSecondsMax, endedChannel, firstField = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], 4
 
+-- When a session was opened, and its last use in seconds after that.
+local function timesOf(value)
+  local issued, used = string.match(value, '^([%d%l]+)%u([%d%l]*)$')
+  if issued then return tonumber(issued, 36), tonumber(used, 36) or 0 end
+  issued, used = string.match(value, '^(%x+)%.(%x+)') -- as the version before wrote it
+  return tonumber(issued, 16), tonumber(used, 16)
+end
+
 local kept = {}
 for i = firstField, #ARGV do kept[ARGV[i]] = true end
 
@@ -19,9 +27,8 @@ if #flat == 0 then return 0 end
 for i = 1, #flat, 2 do
   local name, value = flat[i], flat[i + 1]
   if kept[name] then
-    local issuedHex, usedHex = string.match(value, '^(%x+)%.(%x+)')
-    local issued = tonumber(issuedHex, 16)
-    lastEnd = math.min(issued + tonumber(usedHex, 16) + idleSeconds, issued + lifeSecondsMax)
+    local issued, used = timesOf(value)
+    lastEnd = math.min(issued + used + idleSeconds, issued + lifeSecondsMax)
   elseif string.find(name, ':', 1, true) then
     others[#others + 1] = name
   end

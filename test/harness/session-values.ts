@@ -1,6 +1,19 @@
 /** Sessions as they stand in Redis, made older than they are: tests do not wait for days to pass. */
 import type { Harness } from './gateway.ts'
 
+/** A session as it stands in the user's hash (session-value.ts). */
+export function sessionValue({
+  issued,
+  used,
+  letter,
+}: {
+  issued: number
+  used: number
+  letter: string
+}): string {
+  return issued.toString(36) + letter + (used === 0 ? '' : used.toString(36))
+}
+
 export interface Age {
   /** Seconds since the session was opened. */
   opened: number
@@ -17,7 +30,7 @@ export async function ageSession({ redis, keys }: Pick<Harness, 'redis' | 'keys'
   const [seconds] = await redis.time()
   const issued = Number(seconds) - age.opened
   const used = age.opened - (age.unused ?? age.opened)
-  await redis.hset(key, name, `${issued.toString(16)}.${used.toString(16)}.${value.split('.')[2]}`)
+  await redis.hset(key, name, sessionValue({ issued, used, letter: /[A-Z]/.exec(value)?.[0] ?? '' }))
 }
 
 /** Logs a user in over this gateway; a new one when no openid is given. */

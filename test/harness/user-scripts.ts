@@ -1,7 +1,9 @@
 /** The scripts of one user's sessions, with the arguments that a test does not care about filled in. */
 import type { Redis } from 'ioredis'
 import type { ScriptArgument } from '../../src/redis.ts'
+import { packExchange, packUserId, readMarks } from '../../src/user-marks.ts'
 import { createScripts } from './scripts.ts'
+import { sessionValue } from './session-values.ts'
 
 /** How long a session lives unused, and how long at most. */
 export const IDLE_SECONDS = 1_000
@@ -19,6 +21,7 @@ export interface OpenedSession {
   field: string
   unionid?: string
   sealed?: string | Buffer
+  /** 4 characters of base64url. */
   fingerprint?: string
   startedAtMs?: number
   idleSeconds?: number
@@ -35,15 +38,16 @@ let exchangeCount = 0
 export function openSessionArgs(channel: string, { field, ...own }: OpenedSession): ScriptArgument[] {
   exchangeCount += 1
   const startedAtMs = own.startedAtMs ?? 1_700_000_000_000 + exchangeCount
+  const fingerprint = own.fingerprint ?? exchangeCount.toString().padStart(4, 'f')
   return [
     'wx0123456789abcdef',
     'o-alice',
     own.unionid ?? '',
     own.sealed ?? `sealed ${exchangeCount}`,
-    own.fingerprint ?? `f${exchangeCount}`,
-    startedAtMs.toString(36),
+    packExchange(startedAtMs, fingerprint),
+    fingerprint,
     field,
-    'i',
+    'I',
     own.idleSeconds ?? IDLE_SECONDS,
     own.sessionsMax ?? 10,
     REFRESH_SECONDS,
@@ -78,13 +82,14 @@ export function createUserScripts(redis: Redis, channel: string, keysNow: () => 
       return run('block-user', [user, block], [note, seconds, channel])
     },
     acknowledge: (userId: string, unionid = '') =>
-      run('acknowledge-provisioned', [keysNow().user], [userId, unionid]),
+      run('acknowledge-provisioned', [keysNow().user], [packUserId(userId), unionid]),
+    marks: async () => readMarks(await redis.hgetBuffer(keysNow().user, 'm')),
 
     /** Puts a session into the hash as if it had been opened and used so long ago. */
     async putSession(field: string, ago: { issued: number; used: number }): Promise<void> {
       const issued = (await nowSeconds()) - ago.issued
-      const value = `${issued.toString(16)}.${(ago.issued - ago.used).toString(16)}.i`
-      await redis.hset(keysNow().user, field, value)
+      const used = ago.issued - ago.used
+      await redis.hset(keysNow().user, field, sessionValue({ issued, used, letter: 'I' }))
     },
     sessionFields: async () =>
       (await redis.hkeys(keysNow().user)).filter((name) => name.includes(':')).toSorted(),
