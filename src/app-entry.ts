@@ -7,7 +7,8 @@
  * What a kind needs beside that stands in APP_KINDS.
  */
 import { Secret } from './secret.ts'
-import { SETTINGS, SettingFault } from './settings.ts'
+import { SettingFault } from './setting-kinds.ts'
+import { SETTINGS } from './settings.ts'
 
 interface KindSpec {
   /** Whether the app has a secret of its own. */

@@ -14,6 +14,7 @@ import { Secret } from './secret.ts'
 import type { SessionLife } from './session-value.ts'
 import { SETTINGS } from './settings.ts'
 import type { SettingName } from './settings.ts'
+import type { SheddingSettings } from './shedding.ts'
 
 export type { App, Environment, Key }
 
@@ -74,6 +75,7 @@ export interface GatewayConfig {
     readonly loginPerUser: number
     readonly exchangePerApp: number
   }
+  readonly shedding: SheddingSettings
   readonly provisionRefreshSeconds: number
   readonly logLevel: string
   readonly drainDelayMs: number
@@ -200,6 +202,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
       loginPerUser: values.LIMIT_LOGIN_PER_USER,
       exchangePerApp: values.LIMIT_EXCHANGE_PER_APP,
     },
+    shedding: { loopDelayMsMax: values.SHED_LOOP_DELAY_MS, inFlightMax: values.SHED_IN_FLIGHT },
     provisionRefreshSeconds: values.PROVISION_REFRESH_SECONDS,
     logLevel: values.LOG_LEVEL,
     drainDelayMs: values.DRAIN_DELAY_MS,

@@ -32,6 +32,7 @@ import { createSessionCache } from './session-cache.ts'
 import { createSessionKeys } from './session-keys.ts'
 import { createSessionKeyUses } from './session-key-uses.ts'
 import { createSessions } from './sessions.ts'
+import { createShedding } from './shedding.ts'
 import type { Session } from './sessions.ts'
 import { createTokens } from './tokens.ts'
 import { createAccessTokens } from './wechat/access-token.ts'
@@ -262,10 +263,16 @@ export function createGateway(config: GatewayConfig, log: Log) {
     apps.labelOf,
   )
 
+  const shedding = createShedding(config.shedding, {
+    onShed: (rank, reason) => metrics.shed.inc({ rank, reason }),
+    onEpisode: (rank, reason) => log.warn({ rank, reason }, 'overloaded: requests are being shed'),
+  })
+  metrics.inFlight(shedding.inFlight)
   const server = {
     log,
     health,
     metrics,
+    shedding,
     trustProxy: config.trustProxy,
     loginDeadlineMs: config.loginDeadlineMs,
   }
@@ -309,6 +316,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
       clock.stop()
       apps.stop()
       health.stop()
+      shedding.stop()
       hosts.close()
       accessTokens.close()
       api.close()

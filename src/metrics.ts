@@ -182,6 +182,13 @@ export function createGatewayMetrics() {
       'method',
       'status',
     ]),
+    inFlight: (count: () => number) => inFlight(registry, count),
+    shed: counter(
+      registry,
+      'requests_shed_total',
+      'Requests refused as overloaded before any work: in_flight (too many at once) or loop_delay, by rank.',
+      ['rank', 'reason'],
+    ),
   }
 }
 
@@ -234,6 +241,18 @@ function gatedApps(registry: Registry, labels: () => string[]): void {
     },
   })
   registry.registerMetric(gated)
+}
+
+/** Asked when scraped. */
+function inFlight(registry: Registry, count: () => number): void {
+  const requests: Gauge = new Gauge({
+    name: 'http_requests_in_flight',
+    help: 'Requests being worked on, but for health, metrics and administration.',
+    registers: [registry],
+    collect() {
+      requests.set(count())
+    },
+  })
 }
 
 /** Asked when scraped. While Redis does not answer, the gauge is absent rather than wrong. */

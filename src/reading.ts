@@ -2,7 +2,8 @@
  * Settings as they stand in an environment: each in its variable X, or in the file that X_FILE names.
  */
 import { readFileSync } from 'node:fs'
-import { SETTINGS, SettingFault } from './settings.ts'
+import { SettingFault } from './setting-kinds.ts'
+import { SETTINGS } from './settings.ts'
 import type { SettingName, SettingValues } from './settings.ts'
 
 export type Environment = Readonly<Record<string, string | undefined>>

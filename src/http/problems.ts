@@ -47,7 +47,8 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
     request.log.error({ err: error, route: request.routeOptions.url }, 'request failed')
   else if (shown.status >= 500) {
     const { code, errcode, rid, cause } = shown
-    request.log.warn(
+    const isShed = code === 'overloaded' && cause === undefined // counted, and logged once for all
+    request.log[isShed ? 'debug' : 'warn'](
       { outcome: code, errcode, rid, cause: cause instanceof Error ? cause.message : undefined },
       'request refused',
     )
@@ -78,7 +79,7 @@ function toGatewayError(error: unknown): GatewayError {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new GatewayError('body_too_large')
     case 'FST_ERR_HANDLER_TIMEOUT':
-      return new GatewayError('overloaded')
+      return new GatewayError('overloaded', { cause: error })
     case 'FST_ERR_BAD_URL':
       return new GatewayError('request_invalid', { detail: 'The address is not correctly encoded.' })
   }

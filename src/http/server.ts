@@ -10,8 +10,10 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { Health } from '../health.ts'
 import type { Log } from '../log.ts'
 import type { GatewayMetrics } from '../metrics.ts'
+import type { Shedding } from '../shedding.ts'
 import { GatewayError } from '../errors.ts'
 import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
+import { createSheddingHooks } from './shedding-hook.ts'
 
 /** The largest body we take is a login of some hundred bytes. */
 const BODY_BYTES_MAX = 2_048
@@ -49,18 +51,20 @@ export interface ServerDeps {
   log: Log
   health: Health
   metrics: GatewayMetrics
+  shedding: Shedding
   trustProxy: readonly string[]
   loginDeadlineMs: number
 }
 
-export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs }: ServerDeps) {
+export function createServer({ log, health, metrics, shedding, trustProxy, loginDeadlineMs }: ServerDeps) {
+  const handlerMsMax = loginDeadlineMs + HANDLER_MARGIN_MS
   const app = Fastify({
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_BYTES_MAX,
     routerOptions: { maxParamLength: PARAM_CHARS_MAX },
     requestTimeout: REQUEST_TIMEOUT_MS,
-    handlerTimeout: loginDeadlineMs + HANDLER_MARGIN_MS,
+    handlerTimeout: handlerMsMax,
     keepAliveTimeout: KEEP_ALIVE_MS,
     maxRequestsPerSocket: REQUESTS_PER_CONNECTION_MAX,
     http: {
@@ -115,6 +119,7 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
     else void parseJson(request, body, done)
   })
   app.decorateRequest('outcome', 'ok')
+  app.decorateRequest('leave', undefined)
   app.setErrorHandler(sendProblem)
   const routes = createRouteList()
   app.addHook('onRoute', routes.add)
@@ -126,6 +131,9 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
     throw new GatewayError('method_not_allowed')
   })
 
+  const sheddingHooks = createSheddingHooks(shedding, handlerMsMax)
+  app.addHook('onRequest', sheddingHooks.onRequest)
+  app.addHook('onSend', sheddingHooks.onSend)
   app.addHook('onSend', async (request, reply) => {
     setCommonHeaders(request, reply)
     if (health.isDraining()) reply.header('connection', 'close')
@@ -141,7 +149,8 @@ export function createServer({ log, health, metrics, trustProxy, loginDeadlineMs
     })
     // Never the address itself: a code or token may stand in its query.
     const line = { method, route, status, ms: Math.round(reply.elapsedTime), outcome: request.outcome }
-    if (QUIET_ROUTES.has(route)) request.log.debug(line, 'request')
+    // A line for each request that is shed would be a load of its own.
+    if (QUIET_ROUTES.has(route) || request.outcome === 'overloaded') request.log.debug(line, 'request')
     else request.log.info(line, 'request')
   })
   // close() waits for connections that fall idle after it began until their keep-alive ends (fastify#7044).

@@ -108,9 +108,13 @@ export function createCalls(): Calls {
         )
       }
       const onDeadline = () => {
-        const reason = new Error('deadline')
-        if (abort === undefined) fail(reason)
-        else abort(reason)
+        // Timers come before sockets in a turn of the event loop. When it was late, the answer may have lain here
+        // in time: it is read first, or our own slowness would open the circuit of a host that is well.
+        setImmediate(() => {
+          const reason = new Error('deadline')
+          if (abort === undefined) fail(reason)
+          else abort(reason)
+        })
       }
       if (deadline.aborted) {
         fail(new Error('deadline'))

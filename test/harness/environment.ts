@@ -43,6 +43,8 @@ export function gatewayEnvironment(
     LIMIT_INVALID_PER_IP: '10000000',
     LIMIT_LOGIN_PER_USER: '1000000',
     LIMIT_EXCHANGE_PER_APP: '10000000',
+    // Tests and gateway often share a process, which is late when several of them run.
+    SHED_LOOP_DELAY_MS: '60000',
     LOG_LEVEL: 'info',
     DRAIN_DELAY_MS: '0',
     ...own,
