@@ -1,0 +1,41 @@
+/** A process that is busy for longer than it waits for Redis does not take its own slowness for Redis'. */
+import { expect, inject, onTestFinished, test } from 'vitest'
+import { connectFailFast, waitUntilReady } from '../src/redis.ts'
+import { Secret } from '../src/secret.ts'
+import { newPrefix } from './harness/environment.ts'
+
+const TIMEOUT_MS = 60
+
+async function connect(url: string) {
+  const redis = connectFailFast({
+    target: { kind: 'standalone', url: new Secret(url) },
+    username: undefined,
+    password: undefined,
+    commandTimeoutMs: TIMEOUT_MS,
+    keyPrefix: '',
+  })
+  onTestFinished(() => redis.disconnect())
+  await waitUntilReady(redis, 2_000)
+  return redis
+}
+
+function beBusy(ms: number): void {
+  const endsMs = performance.now() + ms
+  while (performance.now() < endsMs);
+}
+
+test('an answer that came while the process was busy counts, however late it is read', async () => {
+  const redis = await connect(inject('redisUrl'))
+  const answers = Array.from({ length: 20 }, () => redis.ping())
+  beBusy(4 * TIMEOUT_MS)
+  expect(await Promise.all(answers)).toEqual(answers.map(() => 'PONG'))
+})
+
+test('an answer that does not come is not waited for beyond the time', async () => {
+  const redis = await connect(inject('redisUrl'))
+  const sentMs = performance.now()
+  await expect(redis.blpop(`${newPrefix()}nothing-comes`, 5)).rejects.toThrow('Command timed out')
+  const waitedMs = performance.now() - sentMs
+  expect(waitedMs).toBeGreaterThanOrEqual(TIMEOUT_MS - 1)
+  expect(waitedMs).toBeLessThan(1_000)
+})
