@@ -5,6 +5,7 @@ import { createApps } from './apps.ts'
 import { createBlocking } from './blocking.ts'
 import { createCodes } from './codes.ts'
 import type { App, GatewayConfig } from './config.ts'
+import { createErasure } from './erasure.ts'
 import { GatewayError } from './errors.ts'
 import { createHealth } from './health.ts'
 import { createAdminApp } from './http/admin.ts'
@@ -215,6 +216,15 @@ export function createGateway(config: GatewayConfig, log: Log) {
     },
   })
 
+  const erasure = createErasure({
+    redis,
+    keys,
+    onErase(sub) {
+      cache?.drop(sub)
+      metrics.usersErased.inc()
+    },
+  })
+
   const startDeadline = () => AbortSignal.timeout(config.loginDeadlineMs)
   const api = createApi(
     calls,
@@ -290,6 +300,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     sessions,
     jwts,
     blocking,
+    erasure,
     adminToken: config.adminToken,
     keyUses,
     findApp: apps.find,
@@ -321,7 +332,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
       accessTokens.close()
       api.close()
       await calls.close()
-      await within(CLOSE_STEP_MS, provisioning.close())
+      await within(CLOSE_STEP_MS, Promise.all([provisioning.close(), erasure.close()]))
       endings?.disconnect()
       await disconnect(redis, CLOSE_STEP_MS)
       await admin.close()

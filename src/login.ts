@@ -61,7 +61,7 @@ export interface OpenedSession {
   grant: Grant
   /** Whether a job has to be enqueued before the login may be answered. */
   provisioningDue: boolean
-  /** When the login was seen, unix ms of Redis. */
+  /** When the login was seen, unix ms of Redis; not after its session was opened. */
   seenAtMs: number
 }
 

@@ -158,6 +158,7 @@ export function createGatewayMetrics() {
     ),
     setApiBreaker: (host: string, state: keyof typeof BREAKER_STATE_VALUES) =>
       apiBreaker.set({ host }, BREAKER_STATE_VALUES[state]),
+    usersErased: counter(registry, 'users_erased_total', 'Users whose erasure has been asked for.'),
     usersBlocked: counter(registry, 'users_blocked_total', 'Users blocked by an administrator.'),
     jwtsIssued: counter(registry, 'jwt_issued_total', 'JWTs made, by audience (of JWT_AUDIENCES).', [
       'audience',
@@ -204,6 +205,12 @@ export function createWorkerMetrics() {
       registry,
       'provisioning_jobs_total',
       'Jobs run, by outcome: done, failed (will be retried), dead.',
+      ['outcome'],
+    ),
+    erasures: counter(
+      registry,
+      'erasure_jobs_total',
+      'Erasures of users run, by outcome: done, failed (will be retried), dead.',
       ['outcome'],
     ),
     stalled: counter(

@@ -114,13 +114,14 @@ export function createSelfHeal(provisioning: Provisioning, clock: StoreClock, on
     appid,
     openid,
     unionid,
-  }: Omit<ProvisionJob, 'v' | 'seenAtMs' | 'unionid'> & { unionid: string | undefined }) => {
+    seenAtMs,
+  }: Omit<ProvisionJob, 'v' | 'unionid'> & { unionid: string | undefined }) => {
     const nowMs = clock.nowMs()
     if (nowMs - (triedAtMs.get(sub) ?? 0) < HEAL_PAUSE_MS) return
     if (triedAtMs.size >= HEALED_USERS_MAX) triedAtMs.clear() // crude, but bounded; a repeat does no harm
     triedAtMs.set(sub, nowMs)
     provisioning
-      .enqueue({ sub, appid, openid, seenAtMs: nowMs, ...(unionid === undefined ? {} : { unionid }) })
+      .enqueue({ sub, appid, openid, seenAtMs, ...(unionid === undefined ? {} : { unionid }) })
       .then((isNew) => isNew && onHeal())
       .catch(() => {}) // Redis is away; the next validation tries again
   }

@@ -13,7 +13,9 @@
  *   wechat:token-lock:{<appid>}         string   who is fetching it                           3 s
  *   wechat:token-forced:{<appid>}       list     when it was fetched by force                 24 h
  *   replay:<sha256(sub, 0, iv, data)>   string   open data that was shown (replays.ts)        OPEN_DATA_REPLAY_SECONDS
+ *   erasure:<id>                        hash     receipt of an erasure (erasure.ts)               30 days
  *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
+ *   {erase}:erase:*                     BullMQ   users to be forgotten (erasure.ts)               until done
  *   sessions-ended                      channel  users whose sessions were ended (session-cache.ts)
  *
  * KEY_PREFIX stands before each. No ioredis `keyPrefix`: BullMQ refuses it, and it would hide what is on
@@ -44,6 +46,7 @@ export function createKeys(prefix: string) {
     accessToken: (appid: string) => `${prefix}wechat:token:{${appid}}`,
     accessTokenLock: (appid: string) => `${prefix}wechat:token-lock:{${appid}}`,
     accessTokenForced: (appid: string) => `${prefix}wechat:token-forced:{${appid}}`,
+    erasure: (receipt: string) => `${prefix}erasure:${receipt}`,
     replay: (hash: string) => `${prefix}replay:${hash}`,
     /** BullMQ's `prefix`; the braces are the hash tag that keeps a queue on one Cluster slot. */
     queue: (name: string) => `${prefix}{${name}}`,

@@ -76,6 +76,8 @@ export interface Unprovisioned {
   appid: string
   openid: string
   unionid: string | undefined
+  /** When their login was seen, unix ms of Redis. */
+  seenAtMs: number
 }
 
 export interface SessionsObserver {
@@ -171,7 +173,7 @@ export function createSessions(
       expiresInSeconds: idleSeconds,
       provisioned: known === 1,
     }
-    return { grant, provisioningDue: due === 1, seenAtMs: clock.nowMs() }
+    return { grant, provisioningDue: due === 1, seenAtMs: startedAtMs }
   }
 
   /** @throws {GatewayError} user_blocked, store_unavailable */
@@ -196,7 +198,7 @@ export function createSessions(
       expiresInSeconds,
       provisioned: userId !== undefined,
     }
-    return { grant, provisioningDue: !provisioning.acknowledged, seenAtMs: clock.nowMs() }
+    return { grant, provisioningDue: !provisioning.acknowledged, seenAtMs: openedAtMs(session) }
   }
 
   /**
@@ -233,7 +235,7 @@ export function createSessions(
     const { session, field, unusedSeconds, provisioning } = found
     renew({ sub, field }, unusedSeconds)
     if (!provisioning.acknowledged && provisioning.ageSeconds > PROVISIONING_OVERDUE_SECONDS) {
-      observer.onUnprovisioned(session)
+      observer.onUnprovisioned({ ...session, seenAtMs: openedAtMs(session) })
     }
     return { session, source }
   }
@@ -354,6 +356,14 @@ export function createSessions(
 }
 
 export type Sessions = ReturnType<typeof createSessions>
+
+/**
+ * What is learnt from a session dates from when it was opened, and no later: the user may be erased this very
+ * moment, and what was seen before that must not bring them back (erasure.ts).
+ */
+function openedAtMs({ issuedAtSeconds }: Session): number {
+  return issuedAtSeconds * 1_000
+}
 
 /** The answers of open-session.lua. */
 type OpenAnswer =

@@ -1,4 +1,4 @@
-/** A Redis master dies: who was logged out or blocked stays so, and who was not stays logged in. */
+/** A Redis master dies: who was logged out, blocked or erased stays so, and who was not stays logged in. */
 import { expect, onTestFinished, test } from 'vitest'
 import { APPID, gatewayEnvironment, SIMULATED } from './harness/environment.ts'
 import { startGatewayProcess } from './harness/processes.ts'
@@ -7,7 +7,7 @@ import { logIn } from './harness/session-values.ts'
 import { until } from './harness/until.ts'
 import { startSimulator } from './simulator/server.ts'
 
-const USERS = 40
+const USERS = 48
 const CACHE_BOUND_MS = 1_000
 
 // Replication is asynchronous: what the replica has not got when the master dies is lost, a log-out as much as
@@ -29,17 +29,18 @@ test('after a failover no ended session is valid at any gateway, and every other
   for (const gateway of gateways) {
     for (const { token } of users) expect((await gateway.get('/auth', token)).status).toBe(200)
   }
-  const [loggedOut, everywhere, revoked, blocked] = [0, 1, 2, 3].map((part) =>
-    users.filter((_, at) => at % 5 === part),
-  ) as [typeof users, typeof users, typeof users, typeof users]
-  const living = users.filter((_, at) => at % 5 === 4)
+  const [loggedOut = [], everywhere = [], revoked = [], blocked = [], erased = [], living = []] = [
+    0, 1, 2, 3, 4, 5,
+  ].map((part) => users.filter((_, at) => at % 6 === part))
   for (const { token } of loggedOut) await second.delete('/session', token)
   for (const { token } of everywhere) await third.delete('/sessions', token)
   for (const { openid } of revoked)
     await first.admin.send('DELETE', `/users/${APPID}/${openid}/sessions`, { headers: { authorization } })
   for (const { openid } of blocked)
     await second.admin.send('PUT', `/users/${APPID}/${openid}/block`, { headers: { authorization } })
-  const ended = [...loggedOut, ...everywhere, ...revoked, ...blocked]
+  for (const { openid } of erased)
+    await third.admin.send('DELETE', `/users/${APPID}/${openid}`, { headers: { authorization } })
+  const ended = [...loggedOut, ...everywhere, ...revoked, ...blocked, ...erased]
   const endedAtMs = performance.now()
   await sentinel.replicated()
 

@@ -59,6 +59,7 @@ const calls: Record<string, Call> = {
   'renew-session': { keys: [userKey], args: ['t1:a', ...BOUNDS, 0], answer: 1 },
   'revoke-session': { keys: [userKey], args: [...BOUNDS, channel, 't1:a'], answer: 1 },
   'revoke-sessions': { keys: [userKey], args: [...BOUNDS, channel], answer: 0 },
+  'erase-user': { keys: [userKey, limitKey], args: [channel], answer: [expect.any(Number), 0] },
   'block-user': { keys: [userKey, blockKey], args: ['why', 60, channel], answer: 0 },
 }
 
@@ -157,6 +158,13 @@ describe('on a full Redis', () => {
     expect(await redis.exists(userKey)).toBe(0)
     expect(await redis.get(blockKey)).toBe('why')
     expect(await redis.ttl(blockKey)).toBeGreaterThan(0)
+  })
+
+  test('a user can be erased', async () => {
+    await run('open-session')
+    await fill(true)
+    expect(await run('erase-user')).toEqual([expect.any(Number), 1])
+    expect(await redis.exists(userKey, limitKey)).toBe(0)
   })
 
   test('a session in use is not prolonged, and goes on as it was', async () => {

@@ -142,6 +142,10 @@ describe('revoke-sessions', () => {
   })
 })
 
+const nowMs = async () => {
+  const [seconds, microseconds] = await redis.time()
+  return Number(seconds) * 1_000 + Math.floor(Number(microseconds) / 1_000)
+}
 const usedAgo = async (field: string) => {
   const value = (await redis.hget(userKey(), field)) ?? ''
   const [, issued = '', device, used = ''] = /^([0-9a-z]{6})([A-Z])([0-9a-z]*)$/.exec(value) ?? []
@@ -223,6 +227,30 @@ describe('block-user', () => {
     await block(0)
     expect(await redis.ttl(blockKey())).toBe(-1)
     expect(await redis.del(blockKey())).toBe(1)
+  })
+})
+
+describe('erase-user', () => {
+  test('leaves nothing but the block, announces the user, and says when and how many sessions there were', async () => {
+    await open({ field: 't1:a', unionid: 'u-1' })
+    await open({ field: 't1:b' })
+    await block(60)
+    await redis.hset(userKey(), { 't1:a': 'x', 't1:b': 'y', o: 'o-alice' })
+    await redis.expire(userKey(), 60)
+    const ended = await listenForEnded(redis, channel)
+    const before = await nowMs()
+    const [erasedAtMs, sessions] = (await scripts.erase()) as [number, number]
+    expect(erasedAtMs).toBeGreaterThanOrEqual(before)
+    expect(erasedAtMs).toBeLessThanOrEqual(await nowMs())
+    expect(sessions).toBe(2)
+    expect(await redis.keys(`*${sub}*`)).toEqual([blockKey()])
+    expect(await ended.heard()).toEqual([sub])
+    ended.close()
+  })
+
+  test('may be repeated, also for a user of whom nothing is known', async () => {
+    expect(await scripts.erase()).toEqual([expect.any(Number), 0])
+    expect(await scripts.erase()).toEqual([expect.any(Number), 0])
   })
 })
 

@@ -79,7 +79,7 @@ test('only an error that passes by itself raises the suspicion that the database
   expect(fault.calls).not.toContain('suspect')
 })
 
-function harness(provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>) {
+function harness(provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>, { loggedIn = false } = {}) {
   const calls: string[] = []
   const acknowledged: Acknowledgement[] = []
   const provision = createProvisionUser({
@@ -95,6 +95,7 @@ function harness(provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>
       acknowledged.push(done)
       return true
     },
+    isLoggedIn: async () => loggedIn,
     suspectDatabase: () => void calls.push('suspect'),
     metrics: createWorkerMetrics(),
     log: createLog('silent', 'test'),

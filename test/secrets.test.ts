@@ -6,12 +6,11 @@ import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
-import { sql } from 'kysely'
 import { expect, inject, onTestFinished, test } from 'vitest'
 import { startRedis } from '../deploy/local/redis-server.ts'
-import { openDatabase } from '../workers/database.ts'
 import { createClient } from './harness/client.ts'
 import type { Reply } from './harness/client.ts'
+import { dumpDatabase, dumpRedis } from './harness/dumps.ts'
 import { APP_SECRET, gatewayEnvironment, SIMULATED, workerEnvironment } from './harness/environment.ts'
 import { startGatewayProcess, startWorkerProcess } from './harness/processes.ts'
 import { until } from './harness/until.ts'
@@ -39,57 +38,6 @@ function formsOf(secret: string): string[] {
 function formsOfKey(base64: string): string[] {
   const bytes = Buffer.from(base64, 'base64')
   return [...formsOf(base64), bytes.toString('hex'), bytes.toString('base64url'), bytes.toString('latin1')]
-}
-
-/** Every value of every key, as text: strings, hashes, lists, sets, sorted sets, streams. */
-async function dumpRedis(redis: Redis): Promise<string> {
-  const parts: string[] = []
-  let cursor = '0'
-  do {
-    const [next, found] = await redis.scan(cursor, 'COUNT', 1_000)
-    cursor = next
-    for (const key of found) {
-      parts.push(key, await readValue(redis, key))
-    }
-  } while (cursor !== '0')
-  return parts.join('\n')
-}
-
-async function readValue(redis: Redis, key: string): Promise<string> {
-  const read: Record<string, () => Promise<unknown>> = {
-    string: () => redis.getBuffer(key),
-    hash: () => redis.hgetallBuffer(key),
-    list: () => redis.lrangeBuffer(key, 0, -1),
-    set: () => redis.smembersBuffer(key),
-    zset: () => redis.zrangeBuffer(key, '0', '-1'),
-    stream: () => redis.xrangeBuffer(key, '-', '+'),
-  }
-  const type = await redis.type(key)
-  const value = await read[type]?.()
-  if (value === undefined) throw new Error(`a key of type ${type} was not read`)
-  return flatten(value)
-}
-
-function flatten(value: unknown): string {
-  if (Buffer.isBuffer(value)) return value.toString('latin1')
-  if (Array.isArray(value)) return value.map(flatten).join('\n')
-  if (typeof value === 'object' && value !== null) return Object.entries(value).flat().map(flatten).join('\n')
-  return String(value)
-}
-
-async function dumpDatabase(location: { url: string | undefined; dataDir: string }): Promise<string> {
-  const database = await openDatabase({ ...location, onConnectionError: () => {} })
-  try {
-    const tables = await database.db.introspection.getTables()
-    const rows = await Promise.all(
-      tables.map(({ name }) =>
-        sql`select row_to_json(t)::text as row from ${sql.table(name)} t`.execute(database.db),
-      ),
-    )
-    return JSON.stringify(rows.map((result) => result.rows))
-  } finally {
-    await database.close()
-  }
 }
 
 test('planted secrets are in no log, metric, error, Redis value or table after a run full of failures', async () => {

@@ -25,7 +25,7 @@ const everything = [...programs, ...deploy, ...sourceFiles('test/**/*.ts')]
 const HOMES: Record<string, RegExp> = {
   '@electric-sql/pglite': /^workers\//,
   '@fastify/type-provider-typebox': /^src\/http\//,
-  bullmq: /^(src\/provisioning\.ts$|workers\/)/,
+  bullmq: /^(src\/(provisioning|erasure)\.ts$|workers\/)/,
   'close-with-grace': /^(src|workers)\/main\.ts$/,
   fastify: /^src\/http\//,
   ioredis: /^src\/redis\.ts$/,

@@ -14,6 +14,17 @@ export class Superseded extends Error {
   }
 }
 
+/** The user was erased after the login of which the job tells. */
+export class ErasedSince extends Error {
+  readonly erasedAtMs: number
+
+  constructor(erasedAtMs: number) {
+    super('the user was erased since')
+    this.name = 'ErasedSince'
+    this.erasedAtMs = erasedAtMs
+  }
+}
+
 const DEADLOCK_DETECTED = '40P01'
 const SERIALIZATION_FAILURE = '40001'
 

@@ -9,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
 import type { WorkerConfig } from '../src/config.ts'
+import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
 import { createLog } from '../src/log.ts'
 import { createWorkerMetrics } from '../src/metrics.ts'
 import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
@@ -19,6 +20,10 @@ import { describeDatabaseError, isTransient } from './database-errors.ts'
 import { waitForDatabase } from './database-wait.ts'
 import { openDatabase } from './database.ts'
 import type { Database } from './database.ts'
+import { createEraseUser } from './erase-user.ts'
+import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
+import type { EraseWorker } from './erase-worker.ts'
+import { createErasures } from './erasures.ts'
 import { createProvisionUser } from './provision-user.ts'
 import { createJobCount, createProvisionWorker } from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
@@ -71,6 +76,7 @@ async function runWorker({
   const redis = connectPatient(redisConfig)
   reportConnection(redis)
   let worker: ProvisionWorker | undefined
+  let eraseWorker: EraseWorker | undefined
   let database: Database | undefined
 
   const status = await listenForStatus(
@@ -81,7 +87,8 @@ async function runWorker({
     if (err) log.fatal({ err }, 'unexpected error: the worker stops')
     else log.info({ signal }, 'the worker stops')
     stopping.abort()
-    await worker?.close(redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS)
+    const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
+    await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs)])
     await Promise.all([disconnect(redis, DISCONNECT_MS), database && closeInTime(database)])
     status.close()
     log.info('the worker has stopped')
@@ -104,9 +111,12 @@ async function runWorker({
   failFast.on('error', () => {}) // the other connection reports the same
   const countJobs = createJobCount(failFast, prefix)
   metrics.queueJobs(countJobs)
+  const acknowledge = createAcknowledge(redis, keys)
+  const isLoggedIn = createLoggedInCheck(redis, keys)
   const processJob = createProvisionUser({
     users: createUsers(opened.db),
-    acknowledge: createAcknowledge(redis, keys),
+    acknowledge,
+    isLoggedIn,
     suspectDatabase: () => worker?.suspectDatabase(),
     metrics,
     log,
@@ -126,7 +136,16 @@ async function runWorker({
     },
     { prefix, concurrency },
   )
-  await worker.start()
+  const eraseUser = createEraseUser({
+    erasures: createErasures(opened.db),
+    removeJobs: createJobRemoval(redis, prefix),
+    isLoggedIn,
+    acknowledge,
+    receipts: createReceiptWriter(redis, keys),
+    log,
+  })
+  eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, keys.queue(ERASE_QUEUE))
+  await Promise.all([worker.start(), eraseWorker.start()])
   log.info({ url: `http://${host}:${status.port}`, database: opened.kind, concurrency }, 'worker ready')
 }
 

@@ -17,6 +17,7 @@ import type { Migration } from 'kysely/migration'
 export interface Schema {
   users: UsersTable
   identities: IdentitiesTable
+  erasures: ErasuresTable
 }
 
 /**
@@ -46,6 +47,18 @@ interface IdentitiesTable {
   last_seen_at: Date
   /** Provisionings that were newer than all before. A login within the refresh time makes none. */
   provision_count: Generated<number>
+}
+
+/**
+ * One row per identity that was erased not long ago, by its hash (src/subject.ts): what was seen of it up to then
+ * must not bring it back.
+ */
+interface ErasuresTable {
+  sub: ColumnType<string, string, never>
+  erased_at: Date
+  /** What was erased then, for whoever asks a second time because the answer was lost. */
+  identities: Generated<number>
+  users: Generated<number>
 }
 
 const usersAndIdentities: Migration = {
@@ -78,7 +91,20 @@ const usersAndIdentities: Migration = {
   },
 }
 
+const erasures: Migration = {
+  async up(db: Kysely<unknown>) {
+    await db.schema
+      .createTable('erasures')
+      .addColumn('sub', 'text', (column) => column.primaryKey())
+      .addColumn('erased_at', 'timestamptz', (column) => column.notNull())
+      .addColumn('identities', 'integer', (column) => column.notNull().defaultTo(0))
+      .addColumn('users', 'integer', (column) => column.notNull().defaultTo(0))
+      .execute()
+  },
+}
+
 /** By name, which is also the order. Every deployment remembers these names: never change one. */
 export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0001-users-and-identities': usersAndIdentities,
+  '0002-erasures': erasures,
 }

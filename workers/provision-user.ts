@@ -13,13 +13,15 @@ import type { WorkerMetrics } from '../src/metrics.ts'
 import { parseProvisionJob } from '../src/provisioning.ts'
 import type { Acknowledgement, ProvisionJob } from '../src/provisioning.ts'
 import { subjectOf } from '../src/subject.ts'
-import { describeDatabaseError, isTransient } from './database-errors.ts'
+import { describeDatabaseError, ErasedSince, isTransient } from './database-errors.ts'
 import type { ProvisionedUser, Users } from './users.ts'
 
 export interface ProvisionUserDeps {
   readonly users: Users
   /** Writes the user id into the user's hash in Redis; false when there is none any more. */
   readonly acknowledge: (done: Acknowledgement) => Promise<boolean>
+  /** Whether the user has a session now. */
+  readonly isLoggedIn: (sub: string) => Promise<boolean>
   /** Told when an error suggests that the whole database is away, so that no further job is spent on it. */
   readonly suspectDatabase: () => void
   readonly metrics: Pick<WorkerMetrics, 'jobSeconds' | 'lagSeconds' | 'users'>
@@ -43,7 +45,12 @@ export function createProvisionUser(deps: ProvisionUserDeps): (job: IncomingJob)
   return async (job) => {
     const stopTimer = metrics.jobSeconds.startTimer()
     const seen = parse(job.data)
-    const { userId, created, relinked } = await write(deps, job, seen)
+    const user = await write(deps, job, seen)
+    if (user === 'erased') {
+      metrics.users.inc({ outcome: 'erased' })
+      return
+    }
+    const { userId, created, relinked } = user
 
     // A merge changed the user of these too, and their sessions still name the old one.
     for (const { appid, openid, unionid } of relinked) {
@@ -68,13 +75,19 @@ function parse(data: unknown): ProvisionJob {
 }
 
 async function write(
-  { users, suspectDatabase, log }: ProvisionUserDeps,
+  deps: ProvisionUserDeps,
   job: IncomingJob,
   seen: ProvisionJob,
-): Promise<ProvisionedUser> {
+): Promise<ProvisionedUser | 'erased'> {
+  const { users, isLoggedIn, suspectDatabase, log } = deps
   try {
     return await users.provisionUser(seen)
   } catch (error) {
+    if (error instanceof ErasedSince) {
+      // An older job may stand for a newer login, which found it waiting and made none of its own.
+      if (!(await isLoggedIn(seen.sub))) return 'erased'
+      return write(deps, job, { ...seen, seenAtMs: error.erasedAtMs + 1 })
+    }
     const description = describeDatabaseError(error)
     if (isTransient(error)) suspectDatabase()
     // What does not pass by itself wants a person, who needs more than the reason BullMQ keeps.

@@ -23,7 +23,8 @@ import { randomUUIDv7 } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import { sql } from 'kysely'
 import type { Kysely, Transaction } from 'kysely'
-import { isConflict, Superseded } from './database-errors.ts'
+import { subjectOf } from '../src/subject.ts'
+import { ErasedSince, isConflict, Superseded } from './database-errors.ts'
 import type { Schema } from './migrations.ts'
 
 /** What a login learnt. `seenAtMs` is when (Unix time), and orders what arrives out of order. */
@@ -56,7 +57,8 @@ export interface Users {
    * One transaction. Idempotent, and safe to call concurrently, from any number of processes. A call with an
    * older `seenAtMs` moves no time and no unionid back. Rejects with the database's error, of which
    * database-errors.ts says whether trying again later can help; then nothing was changed, except after a
-   * connection lost during the commit, when everything may have been.
+   * connection lost during the commit, when everything may have been. Rejects with ErasedSince when the user was
+   * erased after `seenAtMs`.
    */
   provisionUser(seen: SeenIdentity): Promise<ProvisionedUser>
 }
@@ -87,14 +89,24 @@ export function createUsers(db: Kysely<Schema>): Users {
 
 /** The returning user: touches the identity if this call says nothing new about whose it is. */
 async function refreshIdentity(db: Kysely<Schema>, seen: SeenIdentity): Promise<string | undefined> {
-  let query = updateSeen(db, seen)
+  let query = updateSeen(db, seen).where(({ not, exists, selectFrom }) =>
+    not(
+      exists(
+        selectFrom('erasures')
+          .select('sub')
+          .where('sub', '=', subjectOf(seen.appid, seen.openid))
+          .where('erased_at', '>=', new Date(seen.seenAtMs)),
+      ),
+    ),
+  )
   if (seen.unionid !== undefined) query = query.where('unionid', '=', seen.unionid)
   return (await query.executeTakeFirst())?.user_id
 }
 
 /** Everything else: a new identity, or a unionid that is new for it. */
-async function linkIdentity(tx: Transaction<Schema>, seen: SeenIdentity): Promise<ProvisionedUser> {
+export async function linkIdentity(tx: Transaction<Schema>, seen: SeenIdentity): Promise<ProvisionedUser> {
   await lockSubjects(tx, seen)
+  await demandNotErased(tx, seen)
   const known = await findUserIds(tx, seen)
   const living = await lockUsers(tx, [known.ofIdentity, known.ofUnionid])
   const ofIdentity = living.find((user) => user.id === known.ofIdentity)
@@ -126,11 +138,25 @@ async function linkIdentity(tx: Transaction<Schema>, seen: SeenIdentity): Promis
 const IDENTITY_LOCK = 0x77_78_69
 const UNIONID_LOCK = 0x77_78_75
 
-async function lockSubjects(tx: Transaction<Schema>, seen: SeenIdentity): Promise<void> {
+export async function lockSubjects(
+  tx: Transaction<Schema>,
+  seen: { appid: string; openid: string; unionid?: string | undefined },
+): Promise<void> {
   const identity = JSON.stringify([seen.appid, seen.openid])
   await sql`select pg_advisory_xact_lock(${IDENTITY_LOCK}::int, hashtext(${identity}))`.execute(tx)
   if (seen.unionid === undefined) return
   await sql`select pg_advisory_xact_lock(${UNIONID_LOCK}::int, hashtext(${seen.unionid}))`.execute(tx)
+}
+
+/** What was seen before a user was erased must not bring them back. Under the identity's lock, as erasing is. */
+async function demandNotErased(tx: Transaction<Schema>, seen: SeenIdentity): Promise<void> {
+  const erasure = await tx
+    .selectFrom('erasures')
+    .select('erased_at')
+    .where('sub', '=', subjectOf(seen.appid, seen.openid))
+    .executeTakeFirst()
+  if (erasure !== undefined && erasure.erased_at.getTime() >= seen.seenAtMs)
+    throw new ErasedSince(erasure.erased_at.getTime())
 }
 
 /** Must be a statement of its own, after the locks: its snapshot has to show what their last holder did. */
@@ -148,14 +174,14 @@ async function findUserIds(tx: Transaction<Schema>, seen: SeenIdentity) {
   return { ofIdentity: rows[0]?.of_identity ?? undefined, ofUnionid: rows[0]?.of_unionid ?? undefined }
 }
 
-interface LivingUser {
+export interface LivingUser {
   readonly id: string
   readonly unionid: string | null
   readonly created_at: Date
 }
 
 /** Postgres waits for a row, then tests the condition again on what it became: a merged user drops out here. */
-async function lockUsers(
+export async function lockUsers(
   tx: Transaction<Schema>,
   ids: readonly (string | undefined)[],
 ): Promise<readonly LivingUser[]> {

@@ -1,6 +1,8 @@
 /** One user, as an administrator sees and handles them: sessions and block. Nothing here shows a secret. */
 import { Type } from 'typebox'
 import type { Block, Blocking } from '../blocking.ts'
+import type { Erasure, ErasureReceipt } from '../erasure.ts'
+import { GatewayError } from '../errors.ts'
 import type { Sessions } from '../sessions.ts'
 import { subjectOf } from '../subject.ts'
 import type { Server } from './server.ts'
@@ -42,12 +44,30 @@ const UserAnswer = Type.Object({
   sessions: Type.Array(ListedSessionAnswer),
 })
 
+/** Says what and when, and nothing of whom. */
+const ReceiptAnswer = Type.Object({
+  receipt: Type.String(),
+  state: Type.Union([Type.Literal('pending'), Type.Literal('done')]),
+  requested_at: Type.Integer({ description: 'unix seconds' }),
+  done_at: Type.Optional(Type.Integer({ description: 'unix seconds' })),
+  sessions: Type.Integer({ description: 'sessions that were ended' }),
+  erased: Type.Optional(
+    Type.Object({
+      jobs: Type.Integer(),
+      identities: Type.Integer(),
+      users: Type.Integer({ description: '0 while the person is known by another app' }),
+    }),
+  ),
+})
+const ReceiptPath = Type.Object({ receipt: Type.String({ pattern: '^[0-9a-f-]{36}$' }) })
+
 export interface UserRoutesDeps {
   sessions: Sessions
   blocking: Blocking
+  erasure: Erasure
 }
 
-export function addUserRoutes(app: Server, { sessions, blocking }: UserRoutesDeps): void {
+export function addUserRoutes(app: Server, { sessions, blocking, erasure }: UserRoutesDeps): void {
   const user = '/users/:appid/:openid'
 
   // A user who is not logged in is shown without sessions: the gateway knows no more of them than that.
@@ -69,6 +89,26 @@ export function addUserRoutes(app: Server, { sessions, blocking }: UserRoutesDep
         ...(block === undefined ? {} : { block: wireBlock(block) }),
         sessions: view?.sessions.map(wireListed) ?? [],
       }
+    },
+  )
+
+  // 202: nobody is logged in any more; the worker does the rest.
+  app.delete(
+    user,
+    { schema: { params: UserPath, querystring: NoFields, response: { 202: ReceiptAnswer } } },
+    async ({ params }, reply) => {
+      const receipt = wireReceipt(await erasure.erase(params))
+      return reply.code(202).header('location', `/erasures/${receipt.receipt}`).send(receipt)
+    },
+  )
+
+  app.get(
+    '/erasures/:receipt',
+    { schema: { params: ReceiptPath, querystring: NoFields, response: { 200: ReceiptAnswer } } },
+    async ({ params }) => {
+      const receipt = await erasure.find(params.receipt)
+      if (receipt === undefined) throw new GatewayError('not_found')
+      return wireReceipt(receipt)
     },
   )
 
@@ -114,6 +154,15 @@ export function addUserRoutes(app: Server, { sessions, blocking }: UserRoutesDep
       return reply.code(204).send()
     },
   )
+}
+
+function wireReceipt({ requestedAtSeconds, doneAtSeconds, erased, ...receipt }: ErasureReceipt) {
+  return {
+    ...receipt,
+    requested_at: requestedAtSeconds,
+    ...(doneAtSeconds === undefined ? {} : { done_at: doneAtSeconds }),
+    ...(erased === undefined ? {} : { erased }),
+  }
 }
 
 function wireBlock({ sinceSeconds, reason, expiresInSeconds }: Block) {

@@ -81,6 +81,10 @@ export function createUserScripts(redis: Redis, channel: string, keysNow: () => 
       const { user, block } = keysNow()
       return run('block-user', [user, block], [note, seconds, channel])
     },
+    erase() {
+      const { user, limit } = keysNow()
+      return run('erase-user', [user, limit], [channel])
+    },
     acknowledge: (userId: string, unionid = '') =>
       run('acknowledge-provisioned', [keysNow().user], [packUserId(userId), unionid]),
     marks: async () => readMarks(await redis.hgetBuffer(keysNow().user, 'm')),
