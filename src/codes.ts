@@ -17,6 +17,7 @@ import { GatewayError, isErrorCode } from './errors.ts'
 import type { ClaimOutcome, Claim, Grant, LoginAttempt } from './login.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient } from './redis.ts'
+import { sendAnyway } from './redis-watch.ts'
 
 /** A dead leader is replaced after this; short enough for the waiters' own deadline. */
 export const LEASE_MS = 1_500
@@ -121,7 +122,7 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
     } catch (error) {
       // The claim may have been made although its answer was not heard. Commands of one connection run in
       // order, so this one gives it back right behind it, and nobody has to wait for the lease to end.
-      failScript(redis, [key], [owner, 'R', '', PENDING_LIFE_MS]).catch(ignore)
+      sendAnyway(() => failScript(redis, [key], [owner, 'R', '', PENDING_LIFE_MS])).catch(ignore)
       throw error
     }
   }
@@ -138,10 +139,14 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
         clearInterval(renewal)
         await settleScript(redis, [key], [settlement, SETTLED_LIFE_MS, bind]).catch(observer.onClaimLost)
       },
-      async fail(error) {
+      async fail(error, { codeUsed }) {
         clearInterval(renewal)
-        const { state, value, lifeMs } = refusalOf(error)
-        await failScript(redis, [key], [owner, state, value, lifeMs]).catch(observer.onClaimLost)
+        const { state, value, lifeMs } = refusalOf(error, codeUsed)
+        const told = sendAnyway(() => failScript(redis, [key], [owner, state, value, lifeMs])).catch(
+          observer.onClaimLost,
+        )
+        // Where the store has just not answered, the client is not kept waiting for it a second time.
+        if (!(error instanceof GatewayError && error.code === 'store_unavailable')) await told
       },
     }
   }
@@ -179,12 +184,14 @@ function parseAnswer(answer: unknown): ClaimAnswer {
  * What becomes of a code after a failure. `new_code`: WeChat has used it up or may have, so its retries get
  * the same answer without asking again. Otherwise it is given back, for the client was told to send it again.
  */
-function refusalOf(error: unknown): { state: 'N' | 'R'; value: string; lifeMs: number } {
+function refusalOf(error: unknown, codeUsed: boolean): { state: 'N' | 'R'; value: string; lifeMs: number } {
   if (error instanceof GatewayError) {
     const value = `${error.code} ${error.errcode ?? ''} ${error.rid ?? ''}`
     if (error.retry === 'new_code') return { state: 'N', value, lifeMs: REFUSED_LIFE_MS }
     if (error.code === 'login_blocked') return { state: 'N', value, lifeMs: BLOCKED_LIFE_MS }
   }
+  // The session could not be opened, or nobody heard that it was. A settlement that did arrive goes before this.
+  if (codeUsed) return { state: 'N', value: 'code_consumed', lifeMs: REFUSED_LIFE_MS }
   return { state: 'R', value: '', lifeMs: PENDING_LIFE_MS }
 }
 

@@ -70,6 +70,7 @@ export interface GatewayConfig {
     readonly issuer: string
   }
   readonly limits: {
+    readonly gateways: number
     readonly loginPerIp: number
     readonly invalidPerIp: number
     readonly loginPerUser: number
@@ -197,6 +198,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
       issuer: values.JWT_ISSUER,
     },
     limits: {
+      gateways: values.GATEWAY_COUNT,
       loginPerIp: values.LIMIT_LOGIN_PER_IP,
       invalidPerIp: values.LIMIT_INVALID_PER_IP,
       loginPerUser: values.LIMIT_LOGIN_PER_USER,

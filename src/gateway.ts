@@ -7,11 +7,13 @@ import { createCodes } from './codes.ts'
 import type { App, GatewayConfig } from './config.ts'
 import { createErasure } from './erasure.ts'
 import { GatewayError } from './errors.ts'
+import { createEvictionWatch } from './eviction-policy.ts'
 import { createHealth } from './health.ts'
 import { createAdminApp } from './http/admin.ts'
 import { createPublicApp } from './http/public.ts'
 import { createJwts } from './jwt.ts'
 import { createLimits } from './limits.ts'
+import { createThrottle } from './log.ts'
 import type { Log } from './log.ts'
 import { createLogin } from './login.ts'
 import type { Login } from './login.ts'
@@ -26,6 +28,7 @@ import {
   listenTo,
   waitUntilReady,
 } from './redis.ts'
+import { reportConnection } from './redis-report.ts'
 import { createRenewal } from './renewal.ts'
 import { createSeal } from './seal.ts'
 import { createReplayGuard } from './replays.ts'
@@ -58,14 +61,21 @@ export function createGateway(config: GatewayConfig, log: Log) {
   const health = createHealth()
   const keys = createKeys(config.redis.keyPrefix)
 
-  const redis = connectFailFast(config.redis)
+  const redis = connectFailFast(config.redis, (reason) => metrics.redisFailures.inc({ reason }))
   const clock = createStoreClock(redis)
-  redis.on('error', (error: Error) => log.warn({ err: error }, 'Redis connection failed'))
-  redis.on('ready', () => {
-    metrics.redisUp.set(1)
-    log.info('Redis connection ready')
-  })
+  reportConnection(redis, log, health.isDraining)
+  redis.on('ready', () => metrics.redisUp.set(1))
   redis.on('close', () => metrics.redisUp.set(0))
+  metrics.evictionPolicyOk.set(-1)
+  const evictionWatch = createEvictionWatch(redis, ({ name, keepsKeys }) => {
+    metrics.evictionPolicyOk.set(keepsKeys === undefined ? -1 : Number(keepsKeys))
+    if (keepsKeys === false)
+      log.error(
+        { policy: name },
+        'Redis drops sessions and jobs when its memory is full: set maxmemory-policy noeviction',
+      )
+    if (keepsKeys === undefined) log.info('Redis does not say its maxmemory-policy; it must be noeviction')
+  })
 
   const provisioning = createProvisioning(redis, keys, (outcome) =>
     metrics.provisioningEnqueued.inc({ outcome }),
@@ -114,9 +124,10 @@ export function createGateway(config: GatewayConfig, log: Log) {
     },
     (limit, outcome) => metrics.limits.inc({ limit, outcome }),
   )
+  const throttle = createThrottle()
   const codes = createCodes(redis, keys, {
     onClaim: (outcome) => metrics.claims.inc({ outcome }),
-    onClaimLost: (error) => log.warn({ err: error }, 'a claim could not be closed'),
+    onClaimLost: (error) => throttle('claim', () => log.warn({ err: error }, 'a claim could not be closed')),
   })
 
   const calls = createCalls()
@@ -314,6 +325,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     /** The gateway is ready from here on. @throws {GatewayError} store_unavailable */
     async start(): Promise<void> {
       await waitUntilReady(redis, REDIS_FIRST_CONTACT_MS)
+      await evictionWatch.demand()
       await clock.sync()
       await apps.start()
       health.started()
@@ -325,6 +337,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
       health.drain()
       await app.close()
       clock.stop()
+      evictionWatch.stop()
       apps.stop()
       health.stop()
       shedding.stop()

@@ -11,10 +11,10 @@
  *   login_per_user     sub                sessions and jobs from one user who logs in in a loop; counted
  *                                         inside open-session.lua, to save a round trip
  *
- * Counted in Redis by rate-limiter-flexible. When Redis cannot count, the process counts for itself: never
- * unlimited, and said by the metric's outcome `degraded`.
+ * Counted in Redis by rate-limiter-flexible. When Redis cannot count, the process counts for itself, up to its
+ * share of the limit: never unlimited, and said by the metric's outcome `degraded`.
  */
-import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
+import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 import { addressGroup } from './addresses.ts'
 import { GatewayError } from './errors.ts'
 import type { Keys, RedisClient } from './redis.ts'
@@ -29,8 +29,12 @@ const WINDOW_SECONDS = 60
 const INVALID_SHARE_MAX = 0.5
 /** Different limits of apps that are held ready at once. */
 const EXCHANGE_LIMITS_MAX = 1_000
+/** Subjects that a limit counts without Redis: some 100 bytes each. Beyond, the first that came is forgotten. */
+const LOCAL_SUBJECTS_MAX = 50_000
 
 export interface LimitSettings {
+  /** Gateways that share the limits; each counts up to its part of them while Redis cannot. */
+  gateways: number
   loginPerIp: number
   invalidPerIp: number
   exchangePerApp: number
@@ -90,11 +94,11 @@ export function createLimits(
       inMemoryBlockOnConsumed: points + 1,
       rejectIfRedisNotReady: true,
     })
-    const local = new RateLimiterMemory(options)
+    const spendLocally = createLocalLimit(Math.ceil(points / settings.gateways))
 
     return {
       /** The denial, or undefined when allowed. */
-      async spend(subject: string): Promise<RateLimiterRes | undefined> {
+      async spend(subject: string): Promise<Denial | undefined> {
         try {
           await shared.consume(subject)
           onSpend(name, 'allowed')
@@ -106,11 +110,11 @@ export function createLimits(
           }
           // Redis cannot count just now. Whether the login can go on is for the next step to say.
           onSpend(name, 'degraded')
-          return local.consume(subject).then(() => undefined, asDenial)
+          return spendLocally(subject)
         }
       },
 
-      async shutOut(subject: string, invalid: RateLimiterRes): Promise<void> {
+      async shutOut(subject: string, invalid: Denial): Promise<void> {
         try {
           const logins = await shared.get(subject)
           if (logins === null || invalid.consumedPoints <= logins.consumedPoints * INVALID_SHARE_MAX) return
@@ -123,12 +127,32 @@ export function createLimits(
   }
 }
 
-function asDenial(error: unknown): RateLimiterRes {
-  if (error instanceof RateLimiterRes) return error
-  throw error
+/**
+ * Counts in this process, in windows that begin for all subjects at once, so that an old one is forgotten whole.
+ * @param subjectsMax held at most, whoever comes
+ */
+export function createLocalLimit(points: number, subjectsMax = LOCAL_SUBJECTS_MAX) {
+  const counts = new Map<string, number>()
+  let endsAtMs = 0
+
+  /** The denial, or undefined when allowed. */
+  return (subject: string): Denial | undefined => {
+    const nowMs = performance.now()
+    if (nowMs >= endsAtMs) {
+      counts.clear()
+      endsAtMs = nowMs + WINDOW_SECONDS * 1000
+    }
+    const count = (counts.get(subject) ?? 0) + 1
+    counts.set(subject, count)
+    const [oldest] = counts.keys()
+    if (counts.size > subjectsMax && oldest !== undefined) counts.delete(oldest)
+    return count > points ? { consumedPoints: count, msBeforeNext: endsAtMs - nowMs } : undefined
+  }
 }
 
-function limited(denial: RateLimiterRes, detail: string): GatewayError {
+type Denial = Pick<RateLimiterRes, 'consumedPoints' | 'msBeforeNext'>
+
+function limited(denial: Denial, detail: string): GatewayError {
   return new GatewayError('rate_limited', {
     detail,
     retryAfterSeconds: Math.ceil(denial.msBeforeNext / 1000),

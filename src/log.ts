@@ -21,6 +21,7 @@ const SECRET_FIELDS = [
   'password',
 ]
 
+/** @param name of the process: gateway, worker */
 export function createLog(level: string, name: string): Log {
   return pino({
     level,
@@ -33,6 +34,24 @@ export function createLog(level: string, name: string): Log {
     },
     serializers: { err: describeError },
   })
+}
+
+/**
+ * Lets one line a second of each kind through, and tells the next one how many were held back: an outage has every
+ * request fail alike. Kinds come from a closed set.
+ */
+export function createThrottle(intervalMs = 1_000) {
+  const kinds = new Map<string, { nextAtMs: number; held: number }>()
+  return (kind: string, write: (held: number) => void): void => {
+    const state = kinds.get(kind)
+    const nowMs = performance.now()
+    if (state !== undefined && nowMs < state.nextAtMs) {
+      state.held += 1
+      return
+    }
+    kinds.set(kind, { nextAtMs: nowMs + intervalMs, held: 0 })
+    write(state?.held ?? 0)
+  }
 }
 
 interface DescribedError {

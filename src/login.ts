@@ -73,8 +73,11 @@ export interface Claim {
   startedAtMs: number
   /** Remembers the success for retries. Never rejects: without it a retry gets `new_code`, no more. */
   settle(settlement: string): Promise<void>
-  /** Gives the code back or keeps its refusal, as the error's `retry` says. Never rejects. */
-  fail(error: unknown): Promise<void>
+  /**
+   * Gives the code back or keeps its refusal, as the error's `retry` says. Never rejects.
+   * @param codeUsed WeChat has taken it already: whatever went wrong, it is not given back
+   */
+  fail(error: unknown, outcome: { codeUsed: boolean }): Promise<void>
 }
 
 export type ClaimOutcome = { state: 'leading'; claim: Claim } | { state: 'settled'; settlement: string }
@@ -150,16 +153,18 @@ export function createLogin({
     }
 
     const { claim } = claimed
+    let codeUsed = false
     let opened: OpenedSession
     try {
       await limits.spendExchange(appid)
       const identity = await wechat.exchange({ appid, code, generation: claim.generation }, deadline)
+      codeUsed = true
       const opening = sessions.open(attempt, identity, claim.startedAtMs)
       const settling = claim.settle(sessions.settlement(identity))
       opened = await opening
       await settling
     } catch (error) {
-      await claim.fail(error)
+      await claim.fail(error, { codeUsed })
       if (error instanceof GatewayError && error.code === 'code_invalid')
         await limits.countInvalid(attempt.ip)
       throw error

@@ -178,6 +178,17 @@ export function createGatewayMetrics() {
     setBreaker: (host: string, state: keyof typeof BREAKER_STATE_VALUES) =>
       breaker.set({ host }, BREAKER_STATE_VALUES[state]),
     redisUp: gauge(registry, 'redis_up', 'Whether the connection to Redis takes commands.'),
+    redisFailures: counter(
+      registry,
+      'redis_failures_total',
+      'Commands of Redis that failed: timeout, silent (not sent: Redis hangs), disconnected, full (maxmemory), denied, not_master, not_ready, disk, other.',
+      ['reason'],
+    ),
+    evictionPolicyOk: gauge(
+      registry,
+      'redis_eviction_policy_ok',
+      'Whether maxmemory-policy is noeviction: 1, 0 (sessions and jobs are lost when memory is short), -1 Redis does not say.',
+    ),
     requests: counter(registry, 'http_requests_total', 'Requests by route and status.', [
       'route',
       'method',

@@ -20,6 +20,9 @@
  *
  * KEY_PREFIX stands before each. No ioredis `keyPrefix`: BullMQ refuses it, and it would hide what is on
  * this page. Every script touches one slot, so the same code runs on standalone, Sentinel and Cluster.
+ *
+ * The settings of the connections are those of a service that must not wait, each with a mishap behind it. What
+ * becomes of each part of the gateway while Redis is away, README.md says ("When Redis fails").
  */
 import { readFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'
@@ -27,6 +30,8 @@ import { Cluster, Command, Redis, SentinelConnector } from 'ioredis'
 import type { SentinelConnectionOptions } from 'ioredis'
 import type { Endpoint, RedisConfig } from './config.ts'
 import { GatewayError } from './errors.ts'
+import { watchAnswers } from './redis-watch.ts'
+import type { RedisFailure } from './redis-watch.ts'
 
 export type RedisClient = Redis | Cluster
 
@@ -59,18 +64,28 @@ const CONNECT_TIMEOUT_MS = 1_000
 /** A server that is hung, not gone, is noticed by silence: a dead Sentinel master is left after this. */
 const SOCKET_TIMEOUT_MS = 1_500
 const RECONNECT_DELAY_MS_MAX = 1_000
+/** A Redis that reads its file again is asked this often whether it has. */
+const LOADING_RETRY_MS = 250
 
 /**
  * A connection for the request path: it never queues and never waits. While Redis is away every command
- * fails at once, and the client gets its 503 in milliseconds.
+ * fails at once, and the client gets its 503 in milliseconds; while it hangs, after one command timeout.
+ *
+ * @param onFailure told why a command failed, for the metrics
  */
-export function connectFailFast(config: RedisConfig): RedisClient {
-  return connect(config, {
+export function connectFailFast(
+  config: RedisConfig,
+  onFailure: (failure: RedisFailure) => void = ignore,
+): RedisClient {
+  const redis = connect(config, {
     commandTimeout: config.commandTimeoutMs,
     socketTimeout: SOCKET_TIMEOUT_MS,
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
   })
+  if (redis instanceof Cluster) redis.on('+node', (node: Redis) => watchAnswers(node, onFailure))
+  else watchAnswers(redis, onFailure)
+  return redis
 }
 
 /** Above the 10 s that BullMQ's blocking reads last at most. */
@@ -84,6 +99,9 @@ export function connectPatient(config: RedisConfig): RedisClient {
   return connect(config, { maxRetriesPerRequest: null, socketTimeout: BLOCKING_SOCKET_TIMEOUT_MS })
 }
 
+/** How often a listener asks whether anybody is there: nothing else would show that the other end hangs. */
+const LISTENER_PING_MS = 5_000
+
 /**
  * Listens to a channel on a connection of its own, through every failure. `onGap` is called whenever it begins
  * to listen (again): what was said before may have been missed. `onRefused`: Redis does not let this user.
@@ -96,15 +114,44 @@ export function listenTo(
     onGap,
     onRefused,
   }: { onMessage(text: string): void; onGap(): void; onRefused(reason: string): void },
-): RedisClient {
-  const listener = connect(config, { maxRetriesPerRequest: null })
-  listener.on('error', ignore) // the request path's connection reports what is wrong with Redis
+): Redis {
+  const listener = connectToAny(config, { maxRetriesPerRequest: null, socketTimeout: SOCKET_TIMEOUT_MS })
   listener.on('message', (_channel: string, text: string) => onMessage(text))
   // Not the client's own resubscription, which does not say when it is done.
   const listen = () =>
     void listener.subscribe(channel).then(onGap, (error: unknown) => onRefused(describe(error)))
   listener.on('ready', listen)
+  const pings = setInterval(() => {
+    if (listener.status === 'ready') listener.ping().catch(ignore) // it is the silence that breaks the connection
+  }, LISTENER_PING_MS)
+  pings.unref()
+  listener.on('end', () => clearInterval(pings))
   return listener
+}
+
+/**
+ * One connection, also in a Cluster: every node there hears what is published at any. The next of the nodes is
+ * taken when one is lost. (A Cluster client changes the node by itself, and does not say so: what was published
+ * meanwhile would be missed without a word.)
+ */
+function connectToAny(config: RedisConfig, temper: ConnectionTemper): Redis {
+  const { target } = config
+  if (target.kind !== 'cluster') {
+    const redis = connect(config, temper)
+    if (redis instanceof Cluster) throw new TypeError('a Cluster where there is none')
+    return redis
+  }
+  const [first] = target.nodes
+  const redis = new Redis({
+    ...commonOptions(config, temper),
+    ...first,
+    retryStrategy(attempt) {
+      Object.assign(redis.options, target.nodes[attempt % target.nodes.length])
+      return reconnectDelayMs(attempt)
+    },
+  })
+  redis.on('error', ignore)
+  return redis
 }
 
 interface ConnectionTemper {
@@ -114,18 +161,30 @@ interface ConnectionTemper {
   enableOfflineQueue?: boolean
 }
 
-function connect(config: RedisConfig, temper: ConnectionTemper): RedisClient {
-  const options = {
+function commonOptions(config: RedisConfig, temper: ConnectionTemper) {
+  return {
     ...temper,
     connectTimeout: CONNECT_TIMEOUT_MS,
     retryStrategy: reconnectDelayMs,
-    // After a failover the old master answers READONLY. 1: reconnect, and do not send the command again.
-    reconnectOnError: (error: Error) => (error.message.startsWith('READONLY') ? 1 : false),
+    maxLoadingRetryTime: LOADING_RETRY_MS,
+    // After a failover the old master answers READONLY. 1: reconnect, and do not send the command again. Before
+    // Redis 7 the word stands inside the error of a script.
+    reconnectOnError: (error: Error) => (/\bREADONLY\b/.test(error.message) ? (1 as const) : false),
     connectionName: 'wechat-login-gateway',
     ...(config.username === undefined ? {} : { username: config.username }),
     ...(config.password === undefined ? {} : { password: config.password.reveal() }),
   }
-  const { target } = config
+}
+
+function connect(config: RedisConfig, temper: ConnectionTemper): RedisClient {
+  const redis = open(config, temper)
+  // Whoever made it says what is wrong with Redis. Without any listener an error would end the process.
+  redis.on('error', ignore)
+  return redis
+}
+
+function open({ target, ...config }: RedisConfig, temper: ConnectionTemper): RedisClient {
+  const options = commonOptions({ target, ...config }, temper)
   switch (target.kind) {
     case 'standalone':
       return new Redis(target.url.reveal(), options)
@@ -140,6 +199,7 @@ function connect(config: RedisConfig, temper: ConnectionTemper): RedisClient {
         sentinelRetryStrategy: reconnectDelayMs,
       })
     case 'cluster':
+      // Autopipelining stays off: it writes to the wrong node while slots move (redis/ioredis#2075).
       return new Cluster([...target.nodes] satisfies Endpoint[], {
         redisOptions: options,
         // Counts only here: inside redisOptions a Cluster ignores it.
@@ -221,6 +281,11 @@ export async function disconnect(redis: RedisClient, timeoutMs: number): Promise
 
 function ignore(): void {}
 
+/** The servers that hold the keys: several in a Cluster, else one. */
+export function mastersOf(redis: RedisClient): Redis[] {
+  return redis instanceof Cluster ? redis.nodes('master') : [redis]
+}
+
 /** Keys asked for at once while scanning: a fraction of a millisecond of Redis. */
 const SCAN_COUNT = 200
 
@@ -229,8 +294,7 @@ const SCAN_COUNT = 200
  * @throws {GatewayError} store_unavailable
  */
 export async function* scanKeys(redis: RedisClient, pattern: string): AsyncGenerator<string[]> {
-  const nodes = redis instanceof Cluster ? redis.nodes('master') : [redis]
-  for (const node of nodes) {
+  for (const node of mastersOf(redis)) {
     let cursor = '0'
     do {
       const [next, found] = await stored(node.scan(cursor, 'MATCH', pattern, 'COUNT', SCAN_COUNT))

@@ -234,6 +234,12 @@ export const SETTINGS = {
     max: 100_000_000,
     doc: 'Exchanges a minute at WeChat for one appid, over all gateways.',
   }),
+  GATEWAY_COUNT: integer({
+    default: 1,
+    min: 1,
+    max: 1_000,
+    doc: 'How many gateways there are. While Redis cannot count, each allows its part of every limit.',
+  }),
 
   // Overload
   SHED_IN_FLIGHT: integer({

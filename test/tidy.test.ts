@@ -28,7 +28,7 @@ const HOMES: Record<string, RegExp> = {
   bullmq: /^(src\/(provisioning|erasure)\.ts$|workers\/)/,
   'close-with-grace': /^(src|workers)\/main\.ts$/,
   fastify: /^src\/http\//,
-  ioredis: /^src\/redis\.ts$/,
+  ioredis: /^src\/redis(-watch)?\.ts$/,
   jose: /^src\/jwt\.ts$/,
   kysely: /^workers\//,
   opossum: /^src\/wechat\/breaker\.ts$/,

@@ -15,6 +15,7 @@ import { createWorkerMetrics } from '../src/metrics.ts'
 import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
 import { connectFailFast, connectPatient, createKeys, disconnect } from '../src/redis.ts'
 import type { RedisClient } from '../src/redis.ts'
+import { reportConnection } from '../src/redis-report.ts'
 import { DataDirInUse } from './data-dir-lock.ts'
 import { describeDatabaseError, isTransient } from './database-errors.ts'
 import { waitForDatabase } from './database-wait.ts'
@@ -74,7 +75,7 @@ async function runWorker({
   const keys = createKeys(redisConfig.keyPrefix)
   const prefix = keys.queue(PROVISION_QUEUE)
   const redis = connectPatient(redisConfig)
-  reportConnection(redis)
+  reportConnection(redis, log, () => stopping.signal.aborted)
   let worker: ProvisionWorker | undefined
   let eraseWorker: EraseWorker | undefined
   let database: Database | undefined
@@ -107,8 +108,7 @@ async function runWorker({
   })
 
   // Neither a scrape nor the watch on the worker may wait for Redis.
-  const failFast = connectFailFast(redisConfig)
-  failFast.on('error', () => {}) // the other connection reports the same
+  const failFast = connectFailFast(redisConfig) // the other connection reports what is wrong
   const countJobs = createJobCount(failFast, prefix)
   metrics.queueJobs(countJobs)
   const acknowledge = createAcknowledge(redis, keys)
@@ -154,23 +154,6 @@ function whyNotReady(redis: RedisClient, worker: ProvisionWorker | undefined): s
   if (redis.status !== 'ready') return 'waiting for Redis'
   if (!worker?.takesJobs()) return 'waiting for the database'
   return undefined
-}
-
-/** One line when Redis goes and one when it comes, not one for each try. */
-function reportConnection(redis: RedisClient): void {
-  let reason = ''
-  let reported = false
-  redis.on('error', (error: Error) => {
-    reason = error.message
-  })
-  redis.on('close', () => {
-    if (!reported && !stopping.signal.aborted) log.warn({ reason }, 'waiting for Redis')
-    reported = true
-  })
-  redis.on('ready', () => {
-    if (reported) log.info('Redis is back')
-    reported = false
-  })
 }
 
 async function closeInTime(database: Database): Promise<void> {

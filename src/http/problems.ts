@@ -8,6 +8,7 @@ import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { ERRORS, GatewayError } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
+import { createThrottle } from '../log.ts'
 
 const CONTENT_TYPE = 'application/problem+json; charset=utf-8'
 const TYPE_PREFIX = 'urn:wechat-login-gateway:error:'
@@ -39,6 +40,9 @@ function problemOf(error: GatewayError): Problem {
   }
 }
 
+/** By code: while Redis or WeChat is away, every request is refused for the same reason. */
+const throttleRefusals = createThrottle()
+
 /** Answers a request with an error, and tells the log what the client is not shown. */
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const shown = toGatewayError(error)
@@ -48,9 +52,12 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
   else if (shown.status >= 500) {
     const { code, errcode, rid, cause } = shown
     const isShed = code === 'overloaded' && cause === undefined // counted, and logged once for all
-    request.log[isShed ? 'debug' : 'warn'](
-      { outcome: code, errcode, rid, cause: cause instanceof Error ? cause.message : undefined },
-      'request refused',
+    const reason = cause instanceof Error ? cause.message : undefined
+    throttleRefusals(code, (held) =>
+      request.log[isShed ? 'debug' : 'warn'](
+        { outcome: code, errcode, rid, cause: reason, ...(held > 0 ? { heldBack: held } : {}) },
+        'request refused',
+      ),
     )
   }
   if (shown.status === 401) reply.header('www-authenticate', 'Bearer')

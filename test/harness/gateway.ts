@@ -29,7 +29,7 @@ export async function startHarness(options: HarnessOptions = {}) {
   await gateway.start()
   const client = createClient(url)
   const admin = createClient(adminUrl)
-  const redis = new Redis(env['REDIS_URL'] ?? '')
+  const redis = new Redis(env['REDIS_URL'] ?? '', { lazyConnect: true })
 
   onTestFinished(async () => {
     await Promise.all([client.close(), admin.close()])

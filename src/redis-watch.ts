@@ -1,0 +1,114 @@
+/**
+ * Watches what comes back over a fail-fast connection: why commands fail, and whether Redis has gone silent.
+ *
+ * A Redis that hangs takes commands and answers none, so each costs its timeout; a login is several. Hence: when
+ * a command has timed out and nothing at all was heard since it was sent, Redis is silent, and further commands
+ * are refused at once. A PING goes out instead, again and again, until one is answered. That makes one timeout
+ * of a request, and microseconds of those that follow, and no user's command has to be the probe.
+ *
+ * In a Cluster each node is watched by itself, for the others go on.
+ */
+import type { Command, Redis } from 'ioredis'
+
+/** Why a command failed, as a metric label. */
+export type RedisFailure =
+  | 'timeout' // no answer in time; the command may run all the same
+  | 'silent' // not sent, for nothing is heard
+  | 'disconnected' // not sent, or the connection broke before the answer
+  | 'full' // maxmemory is reached
+  | 'denied' // password or rights are missing
+  | 'not_master' // a replica, or a master that has lost its replicas
+  | 'not_ready' // loading, in the middle of a failover or a resharding, or a slot that nobody serves
+  | 'disk' // cannot write to its disk, and so takes no writes
+  | 'other'
+
+/** By the first word of Redis' error, or the whole text of one that ioredis makes. */
+const FAILURES: readonly (readonly [pattern: RegExp, failure: RedisFailure])[] = [
+  [/^Command timed out$/, 'timeout'],
+  [/^Redis is silent$/, 'silent'],
+  [
+    /^(Connection is closed|Stream isn't writeable|Cluster isn't ready|Reached the max retries)/,
+    'disconnected',
+  ],
+  [/\bOOM\b/, 'full'],
+  [/^(NOAUTH|WRONGPASS|NOPERM)\b/, 'denied'],
+  [/\b(READONLY|NOREPLICAS)\b/, 'not_master'],
+  [/\b(LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED|MOVED|ASK|BUSY)\b/, 'not_ready'],
+  [/\bMISCONF\b/, 'disk'],
+]
+
+/** What kind of failure an error of ioredis or of Redis is. */
+export function failureOf(error: unknown): RedisFailure {
+  const text = error instanceof Error ? error.message : ''
+  return FAILURES.find(([pattern]) => pattern.test(text))?.[1] ?? 'other'
+}
+
+let anyway = false
+
+/**
+ * Sends also to a Redis that is silent: for what takes back a command that may still run. Commands of one
+ * connection run in order, so it runs right behind that command, however late. The command must be sent before
+ * `send` first waits.
+ */
+export function sendAnyway<T>(send: () => Promise<T>): Promise<T> {
+  anyway = true
+  try {
+    return send()
+  } finally {
+    anyway = false
+  }
+}
+
+/** Wraps `sendCommand`, through which everything goes. @param onFailure told of each command that failed */
+export function watchAnswers(redis: Redis, onFailure: (failure: RedisFailure) => void): void {
+  const send = redis.sendCommand
+  let heardAtMs = 0
+  let silent = false
+
+  redis.sendCommand = (command: Command, stream) => {
+    if (silent && !anyway) {
+      onFailure('silent')
+      command.reject(new Error('Redis is silent'))
+      return command.promise
+    }
+    const sentAtMs = performance.now()
+    const answer = send.call(redis, command, stream) as Promise<unknown>
+    answer.then(hear, (error: unknown) => hearError(error, sentAtMs))
+    return answer
+  }
+  // Whoever gets through the next handshake has heard something.
+  redis.on('close', () => {
+    silent = false
+  })
+
+  function hear(): void {
+    heardAtMs = performance.now()
+  }
+
+  function hearError(error: unknown, sentAtMs: number): void {
+    const failure = failureOf(error)
+    if (failure === 'timeout') {
+      if (heardAtMs < sentAtMs && redis.status === 'ready' && !silent) void askUntilHeard()
+    } else if (failure !== 'disconnected') hear() // a refusal is an answer
+    if (!isUnknownScript(error)) onFailure(failure)
+  }
+
+  async function askUntilHeard(): Promise<void> {
+    silent = true
+    while (silent) {
+      try {
+        await sendAnyway(() => redis.ping())
+        silent = false
+      } catch (error) {
+        const failure = failureOf(error)
+        if (failure === 'disconnected') return // what follows is a new connection
+        silent = failure === 'timeout' // each took its timeout; a socket that stays silent is closed
+      }
+    }
+  }
+}
+
+/** Not a failure: the script is sent whole then. */
+function isUnknownScript(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith('NOSCRIPT')
+}
