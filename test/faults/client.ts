@@ -73,7 +73,8 @@ export function createFaultClient(ledger: Ledger) {
       }
     } catch (error) {
       attempt.status = 0
-      attempt.fault = (error as NodeJS.ErrnoException).code ?? (error as Error).name
+      const { code, name } = error as NodeJS.ErrnoException
+      attempt.fault = typeof code === 'string' ? code : name // a DOMException has a number
     }
     attempt.ms = performance.now() - dueMs
     if (kind === 'login' && attempt.status === 200) {
