@@ -41,12 +41,15 @@ export interface JwtClaims {
   appid: string
   /** The same as `appid`, in the word of RFC 9068, whose readers ask for it. */
   client_id: string
+  /** The session it was made from, as it is listed. Absent in tokens that the version before has made. */
+  sid?: string
 }
 
 /** What is signed for: a session that has just been found valid. */
 export interface JwtSubject {
   sub: string
   appid: string
+  id: string
   /** Unix seconds of Redis. */
   endsAtSeconds: number
 }
@@ -93,7 +96,7 @@ export function createJwts({ keys, clock, observer }: JwtDeps, settings: JwtSett
    * A token of this session for one audience. It ends no later than the session would without further use.
    * @throws {GatewayError} audience_unknown; session_invalid when the session has just ended; store_unavailable
    */
-  async function issue({ sub, appid, endsAtSeconds }: JwtSubject, audience: string): Promise<IssuedJwt> {
+  async function issue({ sub, appid, id, endsAtSeconds }: JwtSubject, audience: string): Promise<IssuedJwt> {
     if (!audiences.has(audience)) throw new GatewayError('audience_unknown')
     const [first] = await ring
     if (first === undefined) throw new TypeError('JWTs need a key')
@@ -109,6 +112,7 @@ export function createJwts({ keys, clock, observer }: JwtDeps, settings: JwtSett
       jti: randomUUID(),
       appid,
       client_id: appid,
+      sid: id,
     }
     const token = await new SignJWT({ ...claims }).setProtectedHeader(first.header).sign(first.privateKey)
     observer.onIssue(audience)
@@ -118,7 +122,7 @@ export function createJwts({ keys, clock, observer }: JwtDeps, settings: JwtSett
   /**
    * What a token says, when it is one of ours, for one of our audiences (or for `audience` alone, when given)
    * and has not ended; undefined otherwise, for whatever reason. Says nothing about the session it was made
-   * from, which may have been ended since.
+   * from (`sid`), which may have been ended since.
    * @throws {GatewayError} store_unavailable, when the time has never been learnt
    */
   async function verify(token: string, { audience }: { audience?: string } = {}) {

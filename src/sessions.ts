@@ -27,6 +27,8 @@ const revokeManyScript = loadScript('revoke-sessions')
 
 /** A valid session, as the bearer or a backend may see it. */
 export interface Session {
+  /** As it is listed; no token. */
+  id: string
   sub: string
   appid: string
   openid: string
@@ -108,6 +110,7 @@ export function createSessions(
     open,
     resume,
     find,
+    isLiving,
     list,
     revoke,
     revokeById,
@@ -218,6 +221,11 @@ export function createSessions(
     return session
   }
 
+  /** Whether a session that is listed by this id has not ended. Asked of Redis, never of the cache. */
+  async function isLiving(sub: string, id: string): Promise<boolean> {
+    return (await read(sub, tokens.fieldsOf(id))) !== undefined
+  }
+
   async function lookUp({ sub, fields }: PresentedToken) {
     const [cacheField = ''] = fields
     const known = cache?.get(sub, cacheField)
@@ -322,7 +330,7 @@ export function createSessions(
       .toSorted((a, b) => b.issuedAtSeconds - a.issuedAtSeconds)
       .map(({ name, ...session }) => ({
         ...session,
-        id: name.slice(name.lastIndexOf(':') + 1),
+        id: idOf(name),
         current: currentFields.includes(name),
       }))
   }
@@ -339,6 +347,7 @@ export function createSessions(
     if (times.expiresInSeconds <= 0) return undefined
     const { userId, acknowledged, sinceSeconds } = readMarks(m, g, i)
     const session: Session = {
+      id: idOf(field),
       sub,
       appid: appid.toString(),
       openid: openid.toString(),
@@ -363,6 +372,11 @@ export type Sessions = ReturnType<typeof createSessions>
  */
 function openedAtMs({ issuedAtSeconds }: Session): number {
   return issuedAtSeconds * 1_000
+}
+
+/** <kid>:<id> */
+function idOf(field: string): string {
+  return field.slice(field.lastIndexOf(':') + 1)
 }
 
 /** The answers of open-session.lua. */

@@ -4,6 +4,7 @@ import { APP_SECRET, APPID } from './harness/environment.ts'
 import { writeTemporary } from './harness/configuration.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
+import { signEd25519, signingKeyOf } from './harness/jwt.ts'
 import { expectProblem } from './harness/problem.ts'
 import { ageSession, logIn } from './harness/session-values.ts'
 
@@ -125,6 +126,42 @@ describe('introspection', () => {
     expect((await introspect({ token: jwt, appid: OTHER_APPID })).text).toBe('{"active":false}')
     const [head = '', claims = ''] = jwt.split('.')
     expect((await introspect({ token: `${head}.${claims}.${'A'.repeat(86)}` })).text).toBe('{"active":false}')
+  })
+
+  test('of a JWT says so as soon as the session it was made from has ended, and of no other', async () => {
+    const env = { JWT_AUDIENCES: 'orders', SESSION_CACHE_SECONDS: '5' }
+    const harness = await startHarness({ env })
+    const introspect = introspector(harness)
+    const openid = 'o-with-two-phones'
+    const phone = await logIn(harness, { openid })
+    const tablet = await logIn(harness, { openid })
+    const jwtOf = async (token: string) =>
+      (await harness.post('/token', { audience: 'orders' }, token)).body.token
+    const [ofPhone, ofTablet] = [await jwtOf(phone.token), await jwtOf(tablet.token)]
+    expect((await introspect({ token: ofPhone })).body['active']).toBe(true)
+    await harness.delete('/session', phone.token)
+    expect((await introspect({ token: ofPhone })).text).toBe('{"active":false}')
+    const { body } = await introspect({ token: ofTablet })
+    const { sessions } = (await harness.get('/sessions', tablet.token)).body
+    expect(body).toMatchObject({ active: true, sid: sessions[0]?.id })
+    await harness.admin.send('PUT', `/users/${APPID}/${openid}/block`, {
+      headers: { authorization: `Bearer ${harness.env['ADMIN_TOKEN'] ?? ''}` },
+    })
+    expect((await introspect({ token: ofTablet })).text).toBe('{"active":false}')
+  })
+
+  test('takes a JWT of the version before, which does not name its session', async () => {
+    const harness = await startHarness({ env: { JWT_AUDIENCES: 'orders' } })
+    const { token } = await logIn(harness)
+    const jwt = (await harness.post('/token', { audience: 'orders' }, token)).body.token
+    const [head = '', text = ''] = jwt.split('.').map((part) => Buffer.from(part, 'base64url').toString())
+    const { sid: _sid, ...claims } = JSON.parse(text) as Record<string, unknown>
+    const before = signEd25519(signingKeyOf(harness.env['TOKEN_KEYS'] ?? ''), head, claims)
+    expect((await introspector(harness)({ token: before })).body).toEqual({
+      active: true,
+      token_type: 'Bearer',
+      ...claims,
+    })
   })
 
   test('is refused without the admin token, also to the bearer', async () => {

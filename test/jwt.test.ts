@@ -65,6 +65,7 @@ describe('POST /token', () => {
       jti: expect.stringMatching(/^[0-9a-f-]{36}$/),
       appid: 'wx0123456789abcdef',
       client_id: 'wx0123456789abcdef',
+      sid: expect.stringMatching(/^[\w-]{22}$/),
     })
     expect(Math.abs(Number(claims.iat) - Number(seconds))).toBeLessThanOrEqual(2)
     const inside = JSON.stringify(claims)

@@ -38,6 +38,7 @@ const IntrospectionAnswer = Type.Object({
   iss: Type.Optional(Type.String()),
   aud: Type.Optional(Type.String()),
   jti: Type.Optional(Type.String()),
+  sid: Type.Optional(Type.String({ description: 'the session that a JWT was made from' })),
   openid: Type.Optional(Type.String()),
   unionid: Type.Optional(Type.String()),
   user_id: Type.Optional(Type.String()),
@@ -56,6 +57,7 @@ export function addIntrospectionRoutes(app: Server, { sessions, jwts }: Introspe
     if (isJwt(token)) {
       const claims = await jwts.verify(token)
       if (claims === undefined || (appid !== undefined && claims.appid !== appid)) return INACTIVE
+      if (claims.sid !== undefined && !(await sessions.isLiving(claims.sub, claims.sid))) return INACTIVE
       return { active: true, token_type: 'Bearer' as const, ...claims }
     }
     const session = await sessions.find(token, appid)

@@ -20,6 +20,7 @@ export function createTestJwts(keys: string, settings: { ttlSeconds?: number } =
   const subject: JwtSubject = {
     sub: 'hHUnC9xY0aBcDeFgHiJkLm',
     appid: 'wx0123456789abcdef',
+    id: 'kYsTbayTbBq0f5VhJmNcXw',
     endsAtSeconds: START_SECONDS + 604_800,
   }
   const jwts = createJwts(
