@@ -4,7 +4,8 @@
 import { createApps } from './apps.ts'
 import { createBlocking } from './blocking.ts'
 import { createCodes } from './codes.ts'
-import type { App, GatewayConfig } from './config.ts'
+import type { GatewayConfig } from './config.ts'
+import { startDeadline } from './deadline.ts'
 import { createErasure } from './erasure.ts'
 import { GatewayError } from './errors.ts'
 import { createEvictionWatch } from './eviction-policy.ts'
@@ -39,14 +40,8 @@ import { createSessions } from './sessions.ts'
 import { createShedding } from './shedding.ts'
 import type { Session } from './sessions.ts'
 import { createTokens } from './tokens.ts'
+import { createUpstream } from './upstream.ts'
 import { createAccessTokens } from './wechat/access-token.ts'
-import { createApi } from './wechat/api.ts'
-import { createAppGates } from './wechat/app-gate.ts'
-import { createCalls } from './wechat/calls.ts'
-import { createCode2Session } from './wechat/code2session.ts'
-import { createHosts } from './wechat/hosts.ts'
-import { createPlatforms } from './wechat/platforms.ts'
-import type { Platforms } from './wechat/platforms.ts'
 import { createUserApi } from './wechat/user-api.ts'
 
 const REDIS_FIRST_CONTACT_MS = 2_000
@@ -104,17 +99,6 @@ export function createGateway(config: GatewayConfig, log: Log) {
     },
     config.apps,
   )
-  const errcodesOf = (appid: string) => platforms[apps.find(appid)?.kind ?? 'wechat'].errcodes
-  const gates = createAppGates((appid, errcode) => {
-    if (errcode === undefined) return log.info({ appid }, 'WeChat takes the app again')
-    const meaning = errcodesOf(appid).meaningOf(errcode)
-    log.error({ appid, errcode, meaning }, 'WeChat refuses the app; it is gated')
-  })
-  metrics.gatedApps(() => {
-    const gated = apps.list().filter(({ app }) => gates.shutBy(app) !== undefined)
-    return gated.map(({ app }) => apps.labelOf(app.appid))
-  })
-
   const limits = createLimits(
     redis,
     keys,
@@ -130,37 +114,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     onClaimLost: (error) => throttle('claim', () => log.warn({ err: error }, 'a claim could not be closed')),
   })
 
-  const calls = createCalls()
-  const hosts = createHosts(
-    calls,
-    { callMsMax: config.loginDeadlineMs },
-    {
-      onCall({ host, purpose, outcome, seconds }) {
-        if (purpose === 'exchange') metrics.exchanges.observe({ host, outcome }, seconds)
-        else metrics.apiCalls.observe({ call: 'wecom_token', outcome }, seconds)
-      },
-      onFailure: (host, outcome, reason) => log.warn({ host, outcome, reason }, 'WeChat failed'),
-      onBreaker(host, state) {
-        metrics.setBreaker(host, state)
-        log.info({ host, state }, 'circuit breaker')
-      },
-    },
-  )
-  hosts.know(config.wechatApiUrls)
-  const onErrcode = ({ appid, kind }: App, errcode: number, rid: string | undefined) => {
-    const { errcodes } = platforms[kind]
-    metrics.errcodes.inc({ kind, errcode: errcodes.labelOf(errcode) })
-    const meaning = errcodes.meaningOf(errcode)
-    log.debug({ appid, errcode, meaning, rid }, 'WeChat answered with an errcode')
-  }
-  const platforms: Platforms = createPlatforms(hosts, config, {
-    onErrcode,
-    onComponentTokensFault: (reason) => log.error({ reason }, 'WECHAT_COMPONENT_TOKENS_FILE cannot be used'),
-  })
-  const wechat = createCode2Session(
-    { hosts, platforms, gates, findApp: apps.find, onErrcode },
-    { loginDeadlineMs: config.loginDeadlineMs },
-  )
+  const upstream = createUpstream({ config, apps, metrics, log })
 
   const cache =
     config.sessionCacheSeconds > 0
@@ -236,24 +190,13 @@ export function createGateway(config: GatewayConfig, log: Log) {
     },
   })
 
-  const startDeadline = () => AbortSignal.timeout(config.loginDeadlineMs)
-  const api = createApi(
-    calls,
-    { apiUrls: config.wechatApiUrls, callMsMax: config.loginDeadlineMs },
-    {
-      onCall: ({ name, outcome, seconds }) => metrics.apiCalls.observe({ call: name, outcome }, seconds),
-      onErrcode: (name, appid, errcode, rid) =>
-        log.info({ call: name, appid, errcode, rid }, 'WeChat answered a call with an errcode'),
-      onFailure: (host, name, outcome) => log.warn({ host, call: name, outcome }, 'a call of WeChat failed'),
-      onBreaker: (host, state) => metrics.setApiBreaker(host, state),
-    },
-  )
+  const startClock = () => startDeadline(config.loginDeadlineMs)
   const accessTokens = createAccessTokens({
     redis,
     keys,
     clock,
     seal,
-    api,
+    api: upstream.api,
     findApp: apps.find,
     observer: {
       onFetch: (reason, outcome) => metrics.accessTokenFetches.inc({ reason, outcome }),
@@ -270,16 +213,23 @@ export function createGateway(config: GatewayConfig, log: Log) {
         onUnreadable: () => metrics.sealedUnreadable.inc({ what: 'session_key' }),
       }),
       replays: createReplayGuard(redis, keys, { windowSeconds: config.openData.replaySeconds }),
-      userApi: createUserApi(api, accessTokens),
+      userApi: createUserApi(upstream.api, accessTokens),
       nowMs: clock.nowMs,
-      startDeadline,
+      startDeadline: startClock,
       onUse: (use, outcome) => metrics.keyUses.inc({ use, outcome }),
     },
     config.openData,
   )
 
   const login = measured(
-    createLogin({ limits, codes, wechat, sessions, provisioning, startDeadline }),
+    createLogin({
+      limits,
+      codes,
+      wechat: upstream.code2Session,
+      sessions,
+      provisioning,
+      startDeadline: startClock,
+    }),
     metrics,
     apps.labelOf,
   )
@@ -316,7 +266,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     keyUses,
     findApp: apps.find,
     apps,
-    refusedWith: ({ app }) => gates.shutBy(app),
+    refusedWith: ({ app }) => upstream.refusedWith(app),
   })
 
   return {
@@ -341,10 +291,8 @@ export function createGateway(config: GatewayConfig, log: Log) {
       apps.stop()
       health.stop()
       shedding.stop()
-      hosts.close()
       accessTokens.close()
-      api.close()
-      await calls.close()
+      await upstream.close()
       await within(CLOSE_STEP_MS, Promise.all([provisioning.close(), erasure.close()]))
       endings?.disconnect()
       await disconnect(redis, CLOSE_STEP_MS)

@@ -98,8 +98,10 @@ export interface LoginPorts {
     claim(attempt: LoginAttempt, deadline: AbortSignal): Promise<ClaimOutcome>
   }
   wechat: {
+    /** Throws what exchange() would reject with, if WeChat need not be asked for that: its circuit is open, … */
+    admit(appid: string): void
     exchange(
-      request: { appid: string; code: string; generation: number },
+      request: { appid: string; code: string; ip: string; generation: number },
       deadline: AbortSignal,
     ): Promise<WechatIdentity>
   }
@@ -143,7 +145,7 @@ export function createLogin({
   }
 
   async function exchangeOnce(attempt: LoginAttempt, deadline: AbortSignal): Promise<Grant> {
-    const { appid, code } = attempt
+    const { appid, code, ip } = attempt
     const claimed = await codes.claim(attempt, deadline)
 
     if (claimed.state === 'settled') {
@@ -156,8 +158,9 @@ export function createLogin({
     let codeUsed = false
     let opened: OpenedSession
     try {
+      wechat.admit(appid)
       await limits.spendExchange(appid)
-      const identity = await wechat.exchange({ appid, code, generation: claim.generation }, deadline)
+      const identity = await wechat.exchange({ appid, code, ip, generation: claim.generation }, deadline)
       codeUsed = true
       const opening = sessions.open(attempt, identity, claim.startedAtMs)
       const settling = claim.settle(sessions.settlement(identity))
@@ -165,8 +168,7 @@ export function createLogin({
       await settling
     } catch (error) {
       await claim.fail(error, { codeUsed })
-      if (error instanceof GatewayError && error.code === 'code_invalid')
-        await limits.countInvalid(attempt.ip)
+      if (error instanceof GatewayError && error.code === 'code_invalid') await limits.countInvalid(ip)
       throw error
     }
     return provisioned(opened)

@@ -72,7 +72,14 @@ export function createGatewayMetrics() {
     exposition: exposition(registry),
     logins: counter(registry, 'login_total', 'Logins by outcome: ok, or the code of the error.', ['outcome']),
     appLogins,
-    gatedApps: (labels: () => string[]) => gatedApps(registry, labels),
+    gatedApps: (labels: () => GatedApp[]) => gatedApps(registry, labels),
+    slots: (counts: () => Record<SlotCalls, SlotCounts>) => slots(registry, counts),
+    slotsRefused: counter(
+      registry,
+      'wechat_slots_refused_total',
+      'Calls turned away for want of a slot. why: hopeless (none would come free in time), waited (none did), queue_full.',
+      ['calls', 'why'],
+    ),
     appsUnusable: counter(
       registry,
       'apps_unusable_total',
@@ -246,16 +253,19 @@ export function createWorkerMetrics() {
 
 export type WorkerMetrics = ReturnType<typeof createWorkerMetrics>
 
+/** misconfigured: WeChat refuses the app itself. rate_limited: the app's quota is used up. */
+type GatedApp = { appid: string; why: 'misconfigured' | 'rate_limited' }
+
 /** Asked when scraped. Only apps that are gated have a series; apps without a label of their own share one. */
-function gatedApps(registry: Registry, labels: () => string[]): void {
+function gatedApps(registry: Registry, labels: () => GatedApp[]): void {
   const gated = new Gauge({
     name: 'wechat_app_gated',
-    help: 'Apps that WeChat refuses for their configuration, so that it is not asked but for a probe.',
-    labelNames: ['appid'],
+    help: 'Apps that WeChat refuses, so that it is not asked but for a probe. why: misconfigured, rate_limited (45011).',
+    labelNames: ['appid', 'why'],
     registers: [],
     collect() {
       gated.reset()
-      for (const appid of labels()) gated.inc({ appid })
+      for (const { appid, why } of labels()) gated.inc({ appid, why })
     },
   })
   registry.registerMetric(gated)
@@ -271,6 +281,26 @@ function inFlight(registry: Registry, count: () => number): void {
       requests.set(count())
     },
   })
+}
+
+type SlotCalls = 'exchange' | 'api'
+type SlotCounts = { running: number; waiting: number }
+
+/** Asked when scraped. */
+function slots(registry: Registry, counts: () => Record<SlotCalls, SlotCounts>): void {
+  const gauge = new Gauge({
+    name: 'wechat_slots',
+    help: 'Calls of WeChat that hold one of the 64 slots (running), or wait for one. calls: exchange, api (all others).',
+    labelNames: ['calls', 'state'],
+    registers: [],
+    collect() {
+      for (const [calls, { running, waiting }] of Object.entries(counts())) {
+        gauge.set({ calls, state: 'running' }, running)
+        gauge.set({ calls, state: 'waiting' }, waiting)
+      }
+    },
+  })
+  registry.registerMetric(gauge)
 }
 
 /** Asked when scraped. While Redis does not answer, the gauge is absent rather than wrong. */

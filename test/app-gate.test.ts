@@ -60,7 +60,7 @@ describe('an app that WeChat refuses', () => {
     expect(metricIn(text, 'wechat_app_gated', { appid: refused.appid })).toBe(0)
   })
 
-  test.each([40013, 40164, 40243])('with errcode %i is gated as well', async (errcode) => {
+  test.each([40013, 40164, 40243, 41002, 41004])('with errcode %i is gated as well', async (errcode) => {
     const { wechat, logIn, callsOf } = await startWithRefusedApp()
     wechat.addFault({ kind: 'errcode', errcode, appid: APPID })
     for (let i = 0; i < GATE_REFUSALS + 5; i += 1)

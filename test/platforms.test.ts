@@ -107,14 +107,14 @@ describe.each(KINDS)('an app of kind %s', (kind) => {
     })
   })
 
-  test('a busy platform is asked three times, and then the same code will do', async () => {
+  test('a busy platform is asked five times, and then the same code will do', async () => {
     const harness = await setUp()
     const { code } = issue(harness.wechat, kind)
-    harness.wechat.addFault({ kind: 'errcode', errcode: -1, path, times: 3 })
+    harness.wechat.addFault({ kind: 'errcode', errcode: -1, path, times: 5 })
     const reply = await logIn(harness, kind, code)
     expect(reply.status).toBe(503)
     expect(reply.body).toMatchObject({ code: 'wechat_busy', retry: 'same_code', errcode: -1 })
-    expect(harness.wechat.history({ code })).toHaveLength(3)
+    expect(harness.wechat.history({ code })).toHaveLength(5)
     expect((await logIn(harness, kind, code)).status).toBe(200)
   })
 

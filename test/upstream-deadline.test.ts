@@ -1,7 +1,9 @@
 /** A call of WeChat that takes too long, and what a call that failed leaves behind: nothing. */
 import { inspect } from 'node:util'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { startDeadline } from '../src/deadline.ts'
 import { CallError, createCalls } from '../src/wechat/calls.ts'
+import type { Lookup } from '../src/wechat/lookup.ts'
 import { APP_SECRET, APPID } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import { startTcpServer } from './harness/tcp-server.ts'
@@ -97,6 +99,27 @@ describe('the deadline of a login', () => {
     expect(wechat.stats().connections.total).toBeLessThanOrEqual(2 * CONNECTIONS_PER_HOST)
     expect(wechat.history()).toHaveLength(CONNECTIONS_PER_HOST + 1)
   })
+})
+
+// Connecting can take long: what then leaves has no time for its answer, and may use the code up all the same.
+test('a call whose connection comes too late does not leave', async () => {
+  const wechat = await startWechat()
+  const lookup: Lookup = {
+    find: (_hostname, _options, callback) =>
+      void setTimeout(() => callback(null, [{ address: '127.0.0.1', family: 4 }]), 700),
+    doubt: () => {},
+  }
+  const calls = createCalls({ lookup })
+  onTestFinished(() => calls.close())
+  const ask = (deadlineMs: number) =>
+    calls.get(
+      wechat.url.replace('127.0.0.1', 'wechat.test'),
+      '/sns/jscode2session',
+      startDeadline(deadlineMs),
+    )
+  await expect(ask(900)).rejects.toMatchObject({ failure: 'unreachable', sent: false })
+  expect(wechat.history()).toHaveLength(0)
+  expect((await ask(3_000)).status).toBe(200)
 })
 
 // A library's error holds its request, and the request's address holds AppSecret and code.

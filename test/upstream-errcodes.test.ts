@@ -5,11 +5,14 @@ import { ERRORS } from '../src/errors.ts'
 import type { ErrorCode } from '../src/errors.ts'
 import { Secret } from '../src/secret.ts'
 import { createAppGates } from '../src/wechat/app-gate.ts'
+import { createBreakers } from '../src/wechat/breaker.ts'
+import { createBulkhead } from '../src/wechat/bulkhead.ts'
 import { createCalls } from '../src/wechat/calls.ts'
 import { createCode2Session } from '../src/wechat/code2session.ts'
 import { ERRCODES } from '../src/wechat/errcodes.ts'
 import { createHosts } from '../src/wechat/hosts.ts'
 import { createPlatforms } from '../src/wechat/platforms.ts'
+import { createQuotaGates } from '../src/wechat/quota-gate.ts'
 import { APP_SECRET, APPID } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import { startWechat } from './harness/wechat.ts'
@@ -126,14 +129,16 @@ describe('an errcode', () => {
       const app = parseAppEntry({ appid: APPID, secret: APP_SECRET })
       const findApp = () => ({ ...app, secrets })
       const gates = createAppGates(ignore)
-      const hosts = createHosts(calls, { callMsMax: 3_000 }, observer)
-      onTestFinished(() => hosts.close())
+      const breakers = createBreakers({ callMsMax: 3_000 })
+      onTestFinished(() => breakers.close())
+      const hosts = createHosts({ calls, breakers }, observer)
       const nowhere = { wecomApiUrls: [], qqApiUrls: [], douyinApiUrls: [], componentTokensFile: undefined }
       const settings = { ...nowhere, wechatApiUrls: [wechat.url], loginDeadlineMs: 3_000 }
       const platforms = createPlatforms(hosts, settings, observer)
-      const wechatApi = createCode2Session({ hosts, platforms, gates, findApp, ...observer }, settings)
+      const parts = { bulkhead: createBulkhead(ignore), quotas: createQuotaGates(ignore) }
+      const wechatApi = createCode2Session({ hosts, platforms, gates, ...parts, findApp, ...observer })
       const { code } = wechat.issueCode({ openid: OPENID })
-      const request = { appid: APPID, code, generation: 1 }
+      const request = { appid: APPID, code, ip: '192.0.2.1', generation: 1 }
       const outcome = await wechatApi.exchange(request, AbortSignal.timeout(3_000)).then(
         ({ openid }) => openid,
         (error: unknown) => (error as { code: string }).code,

@@ -8,20 +8,19 @@
  * The address of a call holds an access_token and the body of stable_token the AppSecret: neither is in
  * anything that is returned, thrown or observed.
  */
+import { msUntilLate } from '../deadline.ts'
 import { GatewayError } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
 import { readFields } from './answer.ts'
 import type { FieldsAnswer } from './answer.ts'
 import { apiAnswerTo } from './api-errcodes.ts'
 import type { ApiName } from './api-errcodes.ts'
-import { CircuitOpenError, createBreaker } from './breaker.ts'
-import type { Breaker, BreakerState } from './breaker.ts'
+import { CircuitOpenError } from './breaker.ts'
+import type { Breaker, Breakers, BreakerState } from './breaker.ts'
+import type { Bulkhead } from './bulkhead.ts'
 import { CallError } from './calls.ts'
 import type { Calls } from './calls.ts'
 import { ERRCODE_BUSY } from './errcodes.ts'
-
-/** Calls under way in this process; more are turned away at once. */
-const CALLS_MAX = 200
 
 const APIS = {
   stable_token: { method: 'POST', path: '/cgi-bin/stable_token' },
@@ -59,40 +58,31 @@ export interface Api {
    * wechat_call_failed: whether it was done is not known.
    */
   ask(request: ApiRequest, deadline: AbortSignal): Promise<ApiAnswer>
-  close(): void
 }
 
-/** @param apiUrls origins in order of preference; @param callMsMax longer than any deadline given to ask() */
+/** @param apiUrls origins in order of preference; @param breakers made for calls as long as any deadline given to ask() */
 export function createApi(
-  calls: Calls,
-  { apiUrls, callMsMax }: { apiUrls: readonly string[]; callMsMax: number },
+  { calls, breakers, bulkhead }: { calls: Calls; breakers: Breakers; bulkhead: Bulkhead },
+  { apiUrls }: { apiUrls: readonly string[] },
   observer: ApiObserver,
 ): Api {
   const hosts = apiUrls.map((origin) => {
     const { host } = new URL(origin)
     const onState = (state: BreakerState) => observer.onBreaker(host, state)
-    return { origin, host, breaker: createBreaker({ name: `${host} api`, callMsMax, onState }) }
+    return { origin, host, breaker: breakers.create(`${host} api`, onState) }
   })
-  let running = 0
 
   return {
     async ask(request, deadline) {
-      if (running >= CALLS_MAX || deadline.aborted) throw new GatewayError('overloaded')
-      running += 1
-      try {
-        return await askFirstReachable(request, deadline)
-      } finally {
-        running -= 1
-      }
-    },
-    close() {
-      for (const { breaker } of hosts) breaker.shutdown()
+      if (deadline.aborted) throw new GatewayError('overloaded')
+      return bulkhead.run(request.appid, deadline, () => askFirstReachable(request, deadline))
     },
   }
 
   async function askFirstReachable(request: ApiRequest, deadline: AbortSignal): Promise<ApiAnswer> {
     let last: GatewayError | undefined
     for (const host of hosts) {
+      if (msUntilLate(deadline) <= 0) break
       try {
         return await askHost(host, request, deadline)
       } catch (error) {
@@ -100,7 +90,6 @@ export function createApi(
         const isSpared = error instanceof GatewayError && SPARED.has(error.code)
         if (!isSpared) throw error
         last = last?.code === 'wechat_unreachable' ? last : error
-        if (deadline.aborted) break
       }
     }
     throw last ?? new GatewayError('wechat_unreachable')

@@ -9,9 +9,21 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Socket } from 'node:net'
 import { Agent, buildConnector } from 'undici'
 import type { DiagnosticsChannel } from 'undici'
+import { msUntilLate } from '../deadline.ts'
+import { SLOTS } from './bulkhead.ts'
+import { createLookup } from './lookup.ts'
+import type { Lookup } from './lookup.ts'
 
-const CONNECTIONS_PER_HOST = 64
+/** One for each slot of the bulkhead: who has a slot has a connection. */
+const CONNECTIONS_PER_HOST = SLOTS
 const CONNECT_TIMEOUT_MS = 1_500
+/**
+ * Of several addresses the next is tried after so long. Node's own 250 ms give up a good route that is far away
+ * (nodejs/node#54359).
+ */
+const ATTEMPT_TIMEOUT_MS = 500
+/** However busy it is, a connection is replaced after so long: the name may have another address by then. */
+const CONNECTION_MS_MAX = 30_000
 /** Below the idle time after which servers commonly close, so that we seldom write to a closing socket. */
 const KEEP_ALIVE_MS = 4_000
 /** A login's answer has about 150 bytes. */
@@ -21,7 +33,7 @@ const HEADERS = { accept: 'application/json', 'accept-encoding': 'identity' }
 const JSON_HEADERS = { ...HEADERS, 'content-type': 'application/json; charset=utf-8' }
 
 export type CallFailure =
-  | 'unreachable' // DNS, connect or TLS failed, or no connection came free in time
+  | 'unreachable' // DNS, connect or TLS failed, or there was no connection in time
   | 'timeout' // the deadline passed while WeChat was at it
   | 'reset' // the connection broke
   | 'oversize' // the answer was larger than any real one
@@ -66,14 +78,15 @@ export interface Calls {
 }
 
 /** Opens no connection before the first call. */
-export function createCalls(): Calls {
-  const staleness = watchSockets()
+export function createCalls({ lookup = createLookup() }: { lookup?: Lookup } = {}): Calls {
+  const staleness = watchSockets(lookup)
   const agent = new Agent({
     connections: CONNECTIONS_PER_HOST,
     pipelining: 1,
     allowH2: false, // one known behaviour; HTTP/2 is undici's default
     keepAliveTimeout: KEEP_ALIVE_MS,
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
+    clientTtl: CONNECTION_MS_MAX,
     maxResponseSize: BODY_BYTES_MAX,
     // The deadline covers everything; undici's own timers are coarse and do not see a trickle.
     headersTimeout: 0,
@@ -116,7 +129,7 @@ export function createCalls(): Calls {
           else abort(reason)
         })
       }
-      if (deadline.aborted) {
+      if (msUntilLate(deadline) <= 0) {
         fail(new Error('deadline'))
         return
       }
@@ -132,9 +145,10 @@ export function createCalls(): Calls {
         },
         {
           onRequestStart(controller) {
-            // Rejected already, while it waited for a connection: it must not leave. To throw keeps the
-            // connection for the living; controller.abort() would close it, once for each of the dead.
-            if (deadline.aborted) throw new Error('deadline')
+            // While it waited for its connection it was rejected, or has become too late for an answer: it must
+            // not leave. To throw keeps the connection for the living; controller.abort() would close it, once
+            // for each of the dead.
+            if (msUntilLate(deadline) <= 0) throw new Error('deadline')
             sent = true
             abort = (reason) => controller.abort(reason)
           },
@@ -163,10 +177,16 @@ export function createCalls(): Calls {
  * process's, so sockets of others are seen too: they fall out of the weak map. The request line is on the
  * channel as well and is left alone.
  */
-function watchSockets() {
+function watchSockets(lookup: Lookup) {
   const bytesReadAtRequest = new WeakMap<Socket, number>()
   const unanswered = new WeakSet<Error>()
-  const connect = buildConnector({ timeout: CONNECT_TIMEOUT_MS, allowH2: false })
+  const connect = buildConnector({
+    timeout: CONNECT_TIMEOUT_MS,
+    allowH2: false,
+    autoSelectFamily: true,
+    autoSelectFamilyAttemptTimeout: ATTEMPT_TIMEOUT_MS,
+    lookup: lookup.find,
+  })
 
   const onRequest = (message: unknown) => {
     const { socket } = message as DiagnosticsChannel.ClientSendHeadersMessage
@@ -180,8 +200,9 @@ function watchSockets() {
         const before = bytesReadAtRequest.get(socket) ?? 0
         if (before > 0 && socket.bytesRead === before) unanswered.add(broken)
       })
-      if (error) callback(error, null)
-      else callback(null, socket)
+      if (error === null) return callback(null, socket)
+      lookup.doubt(options.hostname)
+      callback(error, null)
     })
   }
   return {

@@ -44,5 +44,5 @@ export const WECHAT_ERRCODES = createErrcodeTable(ERRCODES, {
   codeGone: new Set([40029, 40163]),
   credentialInvalid: new Set([ERRCODE_SECRET_INVALID]),
   // Its appid, its AppSecret, our address. Not 50002 and its like, which may also mean a user.
-  appRefused: new Set([40013, 40125, 40164, 40243]),
+  appRefused: new Set([40013, 40125, 40164, 40243, 41002, 41004]),
 })

@@ -5,8 +5,8 @@
  * caller to say, who knows what is at stake.
  */
 import type { DeadAnswer, LiveAnswer } from './answer.ts'
-import { CircuitOpenError, createBreaker } from './breaker.ts'
-import type { Breaker, BreakerState } from './breaker.ts'
+import { CircuitOpenError } from './breaker.ts'
+import type { Breaker, Breakers, BreakerState } from './breaker.ts'
 import { CallError } from './calls.ts'
 import type { Answer, Calls } from './calls.ts'
 import type { PlatformRequest } from './platform.ts'
@@ -48,15 +48,15 @@ interface Question<Success> {
 export interface Hosts {
   /** Makes the breakers of these hosts now, so that metrics show them. Others are made when first asked. */
   know(origins: readonly string[]): void
+  /** Whether askFirstClosed() would call one of them. */
+  isAnyPassable(origins: readonly string[]): boolean
   /** Calls the first host from `startIndex` on whose circuit is not open. */
   askFirstClosed<Success>(question: Question<Success>, deadline: AbortSignal): Promise<Attempt<Success>>
-  close(): void
 }
 
-/** @param callMsMax longer than any deadline given to askFirstClosed() */
+/** @param breakers made for calls as long as any deadline given to askFirstClosed() */
 export function createHosts(
-  calls: Calls,
-  { callMsMax }: { callMsMax: number },
+  { calls, breakers }: { calls: Calls; breakers: Breakers },
   observer: HostsObserver,
 ): Hosts {
   const hosts = new Map<string, { host: string; breaker: Breaker }>()
@@ -65,6 +65,7 @@ export function createHosts(
     know(origins) {
       for (const origin of origins) hostOf(origin)
     },
+    isAnyPassable: (origins) => origins.some((origin) => hostOf(origin).breaker.isPassable()),
     async askFirstClosed(question, deadline) {
       const { origins, startIndex } = question
       for (let step = 0; step < origins.length; step += 1) {
@@ -83,9 +84,6 @@ export function createHosts(
       }
       return { outcome: 'circuit_open' }
     },
-    close() {
-      for (const { breaker } of hosts.values()) breaker.shutdown()
-    },
   }
 
   function hostOf(origin: string): { host: string; breaker: Breaker } {
@@ -93,7 +91,7 @@ export function createHosts(
     if (known !== undefined) return known
     const { host } = new URL(origin)
     const onState = (state: BreakerState) => observer.onBreaker(host, state)
-    const made = { host, breaker: createBreaker({ name: host, callMsMax, onState }) }
+    const made = { host, breaker: breakers.create(host, onState) }
     hosts.set(origin, made)
     return made
   }
