@@ -9,7 +9,7 @@
  * It writes soak.json and soak.svg, and ends with 1 when something was out of bounds.
  */
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
-import { cpus, setPriority, tmpdir, totalmem } from 'node:os'
+import { cpus, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -20,6 +20,7 @@ import type { Bench } from '../row.ts'
 import { startStand } from '../stand.ts'
 import { drawSoak } from './drawing.ts'
 import { judge } from './judgement.ts'
+import { takePrecedence } from './precedence.ts'
 import { createRecording } from './recording.ts'
 import type { Recording } from './recording.ts'
 import { createSampler } from './sampler.ts'
@@ -64,14 +65,8 @@ const ENVIRONMENT = {
   // A slow answer of a machine that is used for other things too is not what is looked for here.
   REDIS_COMMAND_TIMEOUT_MS: '2000',
 }
-/** Before other measurements on the machine: this one takes little of it, but for an hour. */
-const PRIORITY = -10
 
-try {
-  setPriority(PRIORITY) // the processes it starts inherit it
-} catch {
-  console.log('Without precedence over other programs, which only root may give.')
-}
+await takePrecedence()
 let recording: Recording | undefined
 const result = await runRow(
   {
