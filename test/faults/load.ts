@@ -93,7 +93,6 @@ export async function startLoad(
         attempt = await client.login({
           target: nextTarget(),
           ...issued,
-          appid: appid ?? '',
           nonce,
           ip,
           dueMs: due,

@@ -1,0 +1,192 @@
+/** R1–R4: one Redis that is not there yet, is killed, or hangs. */
+import { setTimeout as pause } from 'node:timers/promises'
+import { checkInvariants } from '../invariants.ts'
+import {
+  deferred,
+  exchangesWithin,
+  REDIS_LOAD,
+  sendRefusedAgain,
+  statusOf,
+  takesMs,
+  WARM_UP_MS,
+} from '../outage.ts'
+import { startStandalone } from '../redis-servers.ts'
+import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
+
+/** A login that was at WeChat when Redis went has its exchange all the same. */
+const UNDER_WAY_MS = 250
+const AFTERWARDS_MS = 6_000
+const LATE_START_MS = 20_000
+
+export const outageRows: readonly Row[] = [
+  {
+    id: 'R1',
+    title: `Redis is down when gateways and workers start, and comes up ${LATE_START_MS / 1000} s later`,
+    pass: 'nobody ends; /livez 200 and /readyz 503 meanwhile; ready ≤ 2 s after Redis',
+    async run(bench) {
+      const redis = await deferred(bench, startStandalone())
+      await redis.node.kill()
+      const stand = await startStand(bench, { redis, awaitReady: false })
+      const urls = [...stand.gateways, ...stand.workers].map(({ url }) => url)
+      const all = async (path: string, status: number) =>
+        (await Promise.all(urls.map((url) => statusOf(url + path)))).every((answer) => answer === status)
+      await takesMs(() => all('/livez', 200), { withinMs: 20_000 })
+      let wrong = 0
+      const endsMs = performance.now() + LATE_START_MS
+      while (performance.now() < endsMs) {
+        if (!(await all('/livez', 200)) || !(await all('/readyz', 503))) wrong += 1
+        await pause(250)
+      }
+      bench.figure('wrong answers of the health routes', wrong, { is: 0 })
+      await redis.node.start()
+      const readyMs = await takesMs(() => all('/readyz', 200), { withinMs: 20_000 })
+      bench.figure('all ready after Redis', readyMs, { unit: 'ms', max: 2_000 })
+      await checkInvariants(bench, stand)
+    },
+  },
+  {
+    id: 'R2',
+    title: 'Redis is killed and back after a second, under load',
+    pass: '503 p99 ≤ 50 ms, no exchange meanwhile, no session lost, service ≤ 3 s after its return, the same codes log in',
+    run: (bench) => runOutage(bench, { outageMs: 1_000 }),
+  },
+  {
+    id: 'R3',
+    title: 'Redis is away for 30 s, under load',
+    pass: 'as R2; reconnected ≤ 2 s, workers at work ≤ 10 s after its return, worker heap + < 20 MB',
+    run: (bench) => runOutage(bench, { outageMs: 30_000 }),
+  },
+  {
+    id: 'R3-long',
+    title: 'Redis is away for 120 s, under load',
+    pass: 'as R3',
+    long: true,
+    run: (bench) => runOutage(bench, { outageMs: 120_000 }),
+  },
+  {
+    id: 'R4',
+    title: 'Redis hangs for 5 s (SIGSTOP), under load',
+    pass: '503 p99 ≤ 350 ms, no claim is left behind 200 ms after it goes on, the same codes log in, one exchange a code',
+    async run(bench) {
+      const redis = await deferred(bench, startStandalone())
+      const stand = await startStand(bench, { redis })
+      const load = await stand.load(REDIS_LOAD)
+      await pause(WARM_UP_MS)
+      redis.node.stop()
+      const fromMs = performance.now()
+      await pause(4_500)
+      await load.stop()
+      const toMs = performance.now()
+      await pause(500)
+      redis.node.resume()
+      await redis.admin.ping()
+      await pause(200)
+      bench.say(`  ${stand.ledger.summary({ fromMs, toMs })}`)
+      bench.figure('claims that nobody holds', await pendingClaims(redis.admin), { is: 0 })
+      const p99 = stand.ledger.quantile(0.99, { status: 503, fromMs, toMs })
+      bench.figure('503 p99', p99, { unit: 'ms', max: 350 })
+      const exchanged = await exchangesWithin(stand, { fromMs: fromMs + UNDER_WAY_MS, toMs })
+      bench.figure('exchanges meanwhile', exchanged, { is: 0 })
+      const backMs = await takesMs(async () => answersAll(stand), { withinMs: 10_000 })
+      bench.figure('all answer again after it goes on', backMs + 200, { unit: 'ms', max: 3_000 })
+      const { sent, lost, slowestMs } = await sendRefusedAgain(stand, { fromMs, toMs })
+      bench.figure(`of ${sent} refused codes lost`, lost, { is: 0 })
+      bench.figure('slowest of them', slowestMs, { unit: 'ms' })
+      await checkInvariants(bench, stand)
+    },
+  },
+  {
+    id: 'R4-stalls',
+    title: 'Redis stalls for 100 ms every second, under load',
+    pass: 'nobody notices: no failure, one exchange a code',
+    async run(bench) {
+      const redis = await deferred(bench, startStandalone())
+      const stand = await startStand(bench, { redis })
+      const load = await stand.load(REDIS_LOAD)
+      await pause(WARM_UP_MS)
+      const fromMs = performance.now()
+      for (let i = 0; i < 10; i += 1) {
+        redis.node.stop()
+        await pause(100)
+        redis.node.resume()
+        await pause(900)
+      }
+      await load.stop()
+      bench.say(`  ${stand.ledger.summary({ fromMs })}`)
+      bench.figure('failures', stand.ledger.count({ fromMs, status: 503 }), { is: 0 })
+      bench.figure('p99', stand.ledger.quantile(0.99, { fromMs }), { unit: 'ms' })
+      await checkInvariants(bench, stand)
+    },
+  },
+]
+
+async function runOutage(bench: Bench, { outageMs }: { outageMs: number }): Promise<void> {
+  const redis = await deferred(bench, startStandalone())
+  const stand = await startStand(bench, { redis })
+  const { ledger } = stand
+  const load = await stand.load(REDIS_LOAD)
+  await pause(WARM_UP_MS)
+  const heapBefore = await heapOf(stand)
+  await redis.node.kill()
+  const fromMs = performance.now()
+  await pause(outageMs)
+  const heapDuring = outageMs > 10_000 ? await heapOf(stand) : 0
+  const toMs = performance.now()
+  const doneBefore = await stand.worker().metric('provisioning_jobs_total', { outcome: 'done' })
+  await redis.node.start()
+  const backMs = performance.now()
+  const workerMs = takesMs(
+    async () => (await stand.worker().metric('provisioning_jobs_total', { outcome: 'done' })) > doneBefore,
+    { withinMs: 30_000 },
+  )
+  await pause(AFTERWARDS_MS)
+  await load.stop()
+
+  bench.say(`  meanwhile ${ledger.summary({ fromMs, toMs })}`)
+  bench.say(`  afterwards ${ledger.summary({ fromMs: backMs })}`)
+  bench.figure('503 p99', ledger.quantile(0.99, { status: 503, fromMs, toMs }), { unit: 'ms', max: 50 })
+  bench.figure('answers 401', ledger.count({ status: 401 }), { is: 0 })
+  const exchanged = await exchangesWithin(stand, { fromMs: fromMs + UNDER_WAY_MS, toMs })
+  bench.figure('exchanges meanwhile', exchanged, { is: 0 })
+  const firstMs = stand.gateways.map(({ url }) =>
+    Math.min(...ledger.find({ target: url, status: 200, fromMs: backMs }).map(({ atMs, ms }) => atMs + ms)),
+  )
+  bench.figure('last gateway reconnected', Math.max(...firstMs) - backMs, { unit: 'ms', max: 2_000 })
+  bench.figure('full service after the return', ledger.lastFailureAfterMs(backMs), { unit: 'ms', max: 3_000 })
+  bench.figure('worker at work after the return', await workerMs, { unit: 'ms', max: 10_000 })
+  if (outageMs > 10_000)
+    bench.figure('worker heap, more', (heapDuring - heapBefore) / 1e6, { unit: 'MB', max: 20 })
+  const { sent, lost } = await sendRefusedAgain(stand, { fromMs, toMs })
+  bench.figure(`of ${sent} refused codes lost`, lost, { is: 0 })
+  await checkInvariants(bench, stand)
+}
+
+/** What the worker's heap falls to between two collections, about. */
+async function heapOf({ worker }: Awaited<ReturnType<typeof startStand>>): Promise<number> {
+  let least = Infinity
+  for (let i = 0; i < 5; i += 1) {
+    least = Math.min(least, await worker().metric('nodejs_heap_size_used_bytes'))
+    await pause(100)
+  }
+  return least
+}
+
+async function answersAll({ gateways, client, ledger }: Awaited<ReturnType<typeof startStand>>) {
+  const [token = ''] = ledger.sessions.keys()
+  const answers = await Promise.all(gateways.map(({ url }) => client.validate(url, token)))
+  return answers.every(({ status }) => status === 200)
+}
+
+/** Claims that are held, when nobody is logging in. */
+async function pendingClaims(admin: Awaited<ReturnType<typeof startStandalone>>['admin']): Promise<number> {
+  let pending = 0
+  let cursor = '0'
+  do {
+    const [next, keys] = await admin.scan(cursor, 'MATCH', 'code:*', 'COUNT', 1_000)
+    cursor = next
+    const states = await Promise.all(keys.map((key) => admin.hget(key, 'st')))
+    pending += states.filter((state) => state === 'P').length
+  } while (cursor !== '0')
+  return pending
+}
