@@ -234,6 +234,17 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
   }
 }
 
+/**
+ * What `npm run jobs` needs.
+ * @throws {ConfigError} naming every fault.
+ */
+export function loadRedisConfig(env: Environment): RedisConfig {
+  const reading = readSettings(env, SHARED_SETTINGS)
+  const redis = redisConfig(reading)
+  if (reading.faults.length > 0 || redis === undefined) throw new ConfigError(reading.faults)
+  return redis
+}
+
 /** What `npm run keys` needs: the rings, and the Redis in which they are used. */
 export interface KeysConfig {
   readonly redis: RedisConfig

@@ -222,7 +222,7 @@ export function createWorkerMetrics() {
     jobs: counter(
       registry,
       'provisioning_jobs_total',
-      'Jobs run, by outcome: done, failed (will be retried), dead.',
+      'Jobs run, by outcome: done, failed (an attempt is spent), postponed (none is), dead (waits for a person).',
       ['outcome'],
     ),
     erasures: counter(

@@ -15,11 +15,13 @@ import { packUserId } from './user-marks.ts'
 /** Name of the queue, part of its keys in Redis. */
 export const PROVISION_QUEUE = 'provision'
 /** The kind of job that provisions one user. */
-const PROVISION_JOB = 'user'
+export const PROVISION_JOB = 'user'
+
+const PROVISION_JOB_VERSION = 1
 
 export interface ProvisionJob {
   /** Version of the payload: old and new processes run side by side during an upgrade. */
-  v: 1
+  v: typeof PROVISION_JOB_VERSION
   sub: string
   appid: string
   openid: string
@@ -28,25 +30,29 @@ export interface ProvisionJob {
   seenAtMs: number
 }
 
-const ATTEMPTS_MAX = 40
-const BACKOFF_FIRST_MS = 1_000
-const DEAD_JOBS_MAX = 10_000
-const DEAD_JOB_LIFE_SECONDS = 7 * 24 * 3600
+/** For a job that fails where others do not: about two minutes, then a person has to look at it. */
+const ATTEMPTS_MAX = 8
+const RETRY_DELAY_FIRST_MS = 1_000
+const RETRY_DELAY_MS_MAX = 180_000
 
 /**
- * Retried with the pauses of retryDelayMs (below), which the worker applies; together they last more
- * than a day (27 hours), so that a database may fail for that long. Then the job stays as a dead job, bounded.
+ * Dead jobs are kept for a person (`npm run jobs`), bounded in age and number: some 10 MB of Redis. The worker
+ * falls back on this for jobs that say nothing about it.
  */
-const JOB_OPTIONS: JobsOptions = {
+export const DEAD_JOBS_KEPT = { age: 7 * 24 * 3600, count: 10_000 }
+
+/** A job's own failures are counted in attempts; what is no fault of it costs none (workers/provision-worker.ts). */
+export const JOB_OPTIONS: JobsOptions = {
   attempts: ATTEMPTS_MAX,
   backoff: { type: 'capped' },
   removeOnComplete: true,
-  removeOnFail: { age: DEAD_JOB_LIFE_SECONDS, count: DEAD_JOBS_MAX },
+  removeOnFail: DEAD_JOBS_KEPT,
+  stackTraceLimit: 1,
 }
 
-/** Pause before attempt `attemptsMade + 1`: doubling from 1 s up to 1 h, with ± 25 % jitter. */
-export function retryDelayMs(attemptsMade: number): number {
-  const delayMs = Math.min(BACKOFF_FIRST_MS * 2 ** (attemptsMade - 1), 3_600_000)
+/** Pause after the `failures`-th failure: doubling from 1 s up to 3 min, with ± 25 % jitter. */
+export function retryDelayMs(failures: number): number {
+  const delayMs = Math.min(RETRY_DELAY_FIRST_MS * 2 ** (failures - 1), RETRY_DELAY_MS_MAX)
   return Math.round(delayMs * (0.75 + 0.5 * Math.random()))
 }
 
@@ -81,7 +87,11 @@ export function createProvisioning(
     async enqueue(job) {
       const jobId = randomUUID()
       const added = await stored(
-        queue.add(PROVISION_JOB, { v: 1, ...job }, { jobId, deduplication: { id: deduplicationId(job) } }),
+        queue.add(
+          PROVISION_JOB,
+          { v: PROVISION_JOB_VERSION, ...job },
+          { jobId, deduplication: { id: deduplicationId(job) } },
+        ),
       )
       const isNew = added.id === jobId
       onEnqueue(isNew ? 'added' : 'waiting_already')
@@ -96,18 +106,20 @@ export function createProvisioning(
   }
 }
 
-/** Users for whom healing was tried a moment ago are remembered for this long, and not more than this many. */
-const HEAL_PAUSE_MS = 60_000
+/** Users for whom healing was tried are remembered, but not more than this many. */
 const HEALED_USERS_MAX = 10_000
+const HEAL_PAUSE_FIRST_MS = 60_000
+/** Where healing did not help, the job is dead, or the worker far behind: more jobs would make neither better. */
+const HEAL_PAUSE_MS_MAX = 3_600_000
 
 /**
  * Enqueues users again whom the worker should have acknowledged long ago: their job was lost, or it died.
- * Runs beside a validation and never delays or fails it; a user is tried once a minute at most.
+ * Runs beside a validation and never delays or fails it; a user is tried after a minute, two, four … an hour.
  *
  * @param onHeal a job really was missing; one that only waits for a slow worker does not count
  */
 export function createSelfHeal(provisioning: Provisioning, clock: StoreClock, onHeal: () => void) {
-  const triedAtMs = new Map<string, number>()
+  const tries = new Map<string, { atMs: number; pauseMs: number }>()
 
   return ({
     sub,
@@ -117,13 +129,16 @@ export function createSelfHeal(provisioning: Provisioning, clock: StoreClock, on
     seenAtMs,
   }: Omit<ProvisionJob, 'v' | 'unionid'> & { unionid: string | undefined }) => {
     const nowMs = clock.nowMs()
-    if (nowMs - (triedAtMs.get(sub) ?? 0) < HEAL_PAUSE_MS) return
-    if (triedAtMs.size >= HEALED_USERS_MAX) triedAtMs.clear() // crude, but bounded; a repeat does no harm
-    triedAtMs.set(sub, nowMs)
+    const last = tries.get(sub)
+    if (last !== undefined && nowMs - last.atMs < last.pauseMs) return
+    if (tries.size >= HEALED_USERS_MAX) tries.clear() // crude, but bounded; a repeat does no harm
+    const pauseMs = last === undefined ? HEAL_PAUSE_FIRST_MS : Math.min(last.pauseMs * 2, HEAL_PAUSE_MS_MAX)
+    tries.set(sub, { atMs: nowMs, pauseMs })
     provisioning
       .enqueue({ sub, appid, openid, seenAtMs, ...(unionid === undefined ? {} : { unionid }) })
       .then((isNew) => isNew && onHeal())
-      .catch(() => {}) // Redis is away; the next validation tries again
+      // Redis is away, or full: that it did not help proves nothing.
+      .catch(() => tries.set(sub, { atMs: nowMs, pauseMs: HEAL_PAUSE_FIRST_MS }))
   }
 }
 
@@ -133,18 +148,26 @@ function deduplicationId({ sub, unionid }: Pick<ProvisionJob, 'sub' | 'unionid'>
   return `${sub}.${createHash('sha256').update(unionid).digest('base64url').slice(0, 8)}`
 }
 
-/** @throws {TypeError} on anything that is not a job of this version; the message holds no value of it. */
+/** Not a job of this version. The message is kept in Redis, and holds no value of the job but its version. */
+export class MalformedJob extends Error {
+  override readonly name = 'MalformedJob'
+}
+
+/** @throws {MalformedJob} */
 export function parseProvisionJob(data: unknown): ProvisionJob {
   const job = (data ?? {}) as Partial<Record<keyof ProvisionJob, unknown>>
+  if (typeof job.v === 'number' && job.v !== PROVISION_JOB_VERSION) {
+    throw new MalformedJob(`provision job of version ${job.v}; this worker knows ${PROVISION_JOB_VERSION}`)
+  }
   const faults = [
-    job.v !== 1 && 'v',
+    job.v !== PROVISION_JOB_VERSION && 'v',
     typeof job.sub !== 'string' && 'sub',
     typeof job.appid !== 'string' && 'appid',
     (typeof job.openid !== 'string' || job.openid === '') && 'openid',
     job.unionid !== undefined && typeof job.unionid !== 'string' && 'unionid',
-    typeof job.seenAtMs !== 'number' && 'seenAtMs',
+    (typeof job.seenAtMs !== 'number' || !Number.isFinite(job.seenAtMs)) && 'seenAtMs',
   ].filter((fault) => fault !== false)
-  if (faults.length > 0) throw new TypeError(`provision job with malformed ${faults.join(', ')}`)
+  if (faults.length > 0) throw new MalformedJob(`provision job with malformed ${faults.join(', ')}`)
   return data as ProvisionJob
 }
 

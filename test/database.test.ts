@@ -177,6 +177,16 @@ describe.runIf(postgresUrl)('on Postgres', () => {
     expect(isTransient(await rejection(database.check()))).toBe(true)
   })
 
+  test('a pool that is all taken is not taken for a database that is away', async () => {
+    const { open } = await createEmptyDatabase()
+    const database = await closing(open())
+    const released = Promise.withResolvers<void>()
+    const held = Array.from({ length: 10 }, () => database.db.connection().execute(() => released.promise))
+    await expect(database.check()).resolves.toBeUndefined()
+    released.resolve()
+    await Promise.all(held)
+  })
+
   test('a server that takes no writes is not taken for a working one', async () => {
     const { open, query, name } = await createEmptyDatabase()
     await query(`alter database ${name} set default_transaction_read_only = on`)

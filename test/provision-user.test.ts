@@ -2,12 +2,12 @@
  * The worker's job with the database and Redis replaced: what it hands on, what it keeps to itself, and when
  * it calls for help. The whole way, with real ones, is the stories' matter.
  */
-import { UnrecoverableError } from 'bullmq'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { GatewayError } from '../src/errors.ts'
 import { createLog } from '../src/log.ts'
-import { createWorkerMetrics } from '../src/metrics.ts'
 import type { Acknowledgement } from '../src/provisioning.ts'
 import { subjectOf } from '../src/subject.ts'
+import { JobFailed } from '../workers/job-failure.ts'
 import { createProvisionUser } from '../workers/provision-user.ts'
 import { createStuckWatch } from '../workers/stuck-watch.ts'
 import type { ProvisionedUser, SeenIdentity } from '../workers/users.ts'
@@ -44,42 +44,68 @@ test.each([null, 'text', {}, { ...alice, v: 2 }, { ...alice, openid: 7 }, { ...a
   'a malformed job (%j) is never run again, and its error quotes nothing of it',
   async (data) => {
     const { provision, calls } = harness(async () => newUser)
-    const error = await provision({ data }).catch((thrown: unknown) => thrown)
+    const error = await failureOf(provision({ data }))
 
-    expect(error).toBeInstanceOf(UnrecoverableError)
-    expect(String(error)).not.toContain('alice')
+    expect(error.kind).toBe('never')
+    expect(error.message).not.toContain('alice')
     expect(calls).toEqual([])
   },
 )
+
+test('a job of another version says so, for who has to find the release that knows it', async () => {
+  const { provision } = harness(async () => newUser)
+  const { message } = await failureOf(provision({ data: { ...alice, v: 2 } }))
+  expect(message).toContain('version 2')
+})
 
 test('what BullMQ keeps of a database error quotes nothing of the user', async () => {
   const { provision } = harness(async () => {
     throw Object.assign(new Error('duplicate key: o-alice'), { code: '23505', severity: 'ERROR' })
   })
-  const error = await provision({ data: alice }).catch((thrown: unknown) => thrown)
+  const { kind, message, stack } = await failureOf(provision({ data: alice }))
 
-  expect(error).toBeInstanceOf(Error)
-  expect(error).not.toBeInstanceOf(UnrecoverableError)
-  const { message, stack } = error as Error
+  expect(kind).toBe('fault')
   expect(message).toBe('database: 23505')
   expect(stack).not.toContain('o-alice')
 })
 
-test('only an error that passes by itself raises the suspicion that the database is away', async () => {
-  const outage = harness(async () => {
-    throw Object.assign(new Error('shutting down'), { code: '57P01', severity: 'FATAL' })
-  })
-  const fault = harness(async () => {
-    throw Object.assign(new Error('no such table'), { code: '42P01', severity: 'ERROR' })
-  })
-  await expect(outage.provision({ data: alice })).rejects.toThrow('database: 57P01')
-  await expect(fault.provision({ data: alice })).rejects.toThrow('database: 42P01')
+const failures: [code: string, what: string, kind: string][] = [
+  ['57P01', 'shutting down', 'database_away'],
+  ['40P01', 'deadlock', 'database_away'],
+  ['42P01', 'no such table', 'later'],
+  ['42501', 'no right to the table', 'later'],
+  ['22021', 'text that cannot be stored', 'fault'],
+  ['P0001', 'raised by a trigger', 'fault'],
+]
 
-  expect(outage.calls).toContain('suspect')
-  expect(fault.calls).not.toContain('suspect')
+test.each(failures)('%s (%s) is taken as: %s', async (code, what, kind) => {
+  const { provision } = harness(async () => {
+    throw Object.assign(new Error(what), { code, severity: 'ERROR' })
+  })
+  const failure = await failureOf(provision({ data: alice }))
+  expect(failure).toMatchObject({ kind, message: `database: ${code}` })
 })
 
-function harness(provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>, { loggedIn = false } = {}) {
+test('that Redis does not take the acknowledgement is not held against the job', async () => {
+  const { provision } = harness(async () => newUser, refuseAcknowledgement)
+  expect((await failureOf(provision({ data: alice }))).kind).toBe('later')
+})
+
+async function refuseAcknowledgement(): Promise<never> {
+  throw new GatewayError('store_unavailable')
+}
+
+async function failureOf(provisioning: Promise<unknown>): Promise<JobFailed> {
+  const error = await provisioning.catch((thrown: unknown) => thrown)
+  if (!(error instanceof JobFailed)) throw new Error(`no failure of a job: ${String(error)}`)
+  return error
+}
+
+function harness(
+  provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>,
+  acknowledge: () => Promise<boolean> = async () => true,
+  { loggedIn = false } = {},
+) {
   const calls: string[] = []
   const acknowledged: Acknowledgement[] = []
   const provision = createProvisionUser({
@@ -93,11 +119,9 @@ function harness(provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>
     async acknowledge(done) {
       calls.push('acknowledge')
       acknowledged.push(done)
-      return true
+      return acknowledge()
     },
     isLoggedIn: async () => loggedIn,
-    suspectDatabase: () => void calls.push('suspect'),
-    metrics: createWorkerMetrics(),
     log: createLog('silent', 'test'),
   })
   return { provision, calls, acknowledged }
@@ -136,6 +160,23 @@ test.each(excuses)('a worker is not stuck while %s', async (_reason, given) => {
 test('a worker is not stuck while jobs end, however many wait', async () => {
   const { onStuck, stuckWatch } = watch({ waiting: () => 1_000_000 })
   for (let job = 0; job < 10; job += 1) {
+    await vi.advanceTimersByTimeAsync(MINUTE_MS / 2)
+    stuckWatch.progress()
+  }
+  expect(onStuck).not.toHaveBeenCalled()
+})
+
+test('a worker whose jobs hang is stuck, also when none waits any more', async () => {
+  const { onStuck, stuckWatch } = watch({ waiting: () => 0 })
+  stuckWatch.hung()
+  await vi.advanceTimersByTimeAsync(MINUTE_MS)
+  expect(onStuck).toHaveBeenCalled()
+})
+
+test('a job that hangs among others that end is no stuck worker', async () => {
+  const { onStuck, stuckWatch } = watch({ waiting: () => 0 })
+  for (let job = 0; job < 10; job += 1) {
+    stuckWatch.hung()
     await vi.advanceTimersByTimeAsync(MINUTE_MS / 2)
     stuckWatch.progress()
   }

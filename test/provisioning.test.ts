@@ -2,39 +2,23 @@
  * Users who log in are provisioned exactly once, whatever happens to the worker. Real worker processes, the
  * real queue, and Postgres where one can be had, else the embedded database.
  */
-import { mkdtempSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { sql } from 'kysely'
-import { expect, inject, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { loadGatewayConfig } from '../src/config.ts'
 import { createGateway } from '../src/gateway.ts'
 import { createLog } from '../src/log.ts'
-import { createProvisioning } from '../src/provisioning.ts'
 import { openDatabase } from '../workers/database.ts'
 import { createClient } from './harness/client.ts'
 import { gatewayEnvironment, workerEnvironment } from './harness/environment.ts'
-import { metricIn, startHarness } from './harness/gateway.ts'
+import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
 import { startWorkerProcess } from './harness/processes.ts'
-import type { RunningProcess } from './harness/processes.ts'
+import { newDatabase, queuedJobs, queueOf, workerMetric } from './harness/provisioning.ts'
 import { until } from './harness/until.ts'
-import { createPostgresDatabase } from './postgres-database.ts'
 
 /** Lock 10 s and check every 5 s: what a job of a killed worker waits at most, and a margin for the machine. */
 const REDONE_WITHIN_MS = 20_000
-
-/** A database of its own for the test, and a way to read it once the workers are gone. */
-async function newDatabase() {
-  const serverUrl = inject('postgresUrl')
-  if (serverUrl === '') {
-    const dataDir = mkdtempSync(join(tmpdir(), 'gateway-data-'))
-    return { env: { DATA_DIR: dataDir }, location: { url: undefined, dataDir } }
-  }
-  const { url } = await createPostgresDatabase(serverUrl)
-  return { env: { DATABASE_URL: url }, location: { url, dataDir: '' } }
-}
 
 async function readUsers(location: { url: string | undefined; dataDir: string }) {
   const database = await openDatabase({ ...location, onConnectionError: () => {} })
@@ -61,29 +45,6 @@ async function logInAll(harness: Harness, count: number, concurrency: number): P
   }
   await Promise.all(Array.from({ length: concurrency }, lane))
   return tokens
-}
-
-async function queuedJobs(harness: Harness): Promise<number> {
-  const counts = await queueOf(harness).counts()
-  return (counts['waiting'] ?? 0) + (counts['active'] ?? 0) + (counts['delayed'] ?? 0)
-}
-
-/** A view of the queue over the test's own connection. */
-const queues = new WeakMap<Harness, ReturnType<typeof createProvisioning>>()
-function queueOf(harness: Harness) {
-  const queue = queues.get(harness) ?? createProvisioning(harness.redis, harness.keys, () => {})
-  if (!queues.has(harness)) {
-    queues.set(harness, queue)
-    onTestFinished(() => queue.close())
-  }
-  return queue
-}
-
-async function workerMetric(worker: RunningProcess, name: string, labels: Record<string, string> = {}) {
-  const client = createClient(worker.url)
-  const { text } = await client.get('/metrics')
-  await client.close()
-  return metricIn(text, name, labels)
 }
 
 test('a login is provisioned, and the session then says so', async () => {

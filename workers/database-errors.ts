@@ -73,6 +73,19 @@ export function isTransient(error: unknown): boolean {
   return isErrno(error)
 }
 
+/** Classes of SQLSTATE that speak of tables, rights or the server's own state: every job meets the same. */
+const SETUP_CLASSES: ReadonlySet<string> = new Set([
+  '42', // no such table or column, no right to it: a migration or a grant is missing
+  'F0', // configuration file
+  'XX', // internal error, damaged data
+])
+
+/** Whether a person has to put the database in order; no job is to blame, and none may be lost by it. */
+export function isWrongSetup(error: unknown): boolean {
+  const code = readCode(error)
+  return code !== undefined && SQLSTATE_PATTERN.test(code) && SETUP_CLASSES.has(code.slice(0, 2))
+}
+
 export interface DatabaseErrorDescription {
   readonly error: string
   readonly reason?: string

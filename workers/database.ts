@@ -7,6 +7,7 @@ import { Kysely, PGliteDialect, PostgresDialect, sql } from 'kysely'
 import type { Dialect } from 'kysely'
 import { Migrator } from 'kysely/migration'
 import { Pool, types } from 'pg'
+import type { PoolConfig } from 'pg'
 import { lockDataDir } from './data-dir-lock.ts'
 import { MIGRATIONS } from './migrations.ts'
 import type { Schema } from './migrations.ts'
@@ -25,7 +26,10 @@ export interface Database {
   readonly db: Kysely<Schema>
   /** Brings the tables up to date. Several processes may do so at once. Rejects with the database's error. */
   migrate(): Promise<void>
-  /** Resolves when the database takes writes. Rejects with the database's error, after 7 s at most. */
+  /**
+   * Resolves when the database takes writes, also where no connection of the pool is free. Rejects with the
+   * database's error, after 14 s at most.
+   */
   check(): Promise<void>
   /** Closes all connections and gives the embedded database's folder up. Waits for running transactions. */
   close(): Promise<void>
@@ -52,9 +56,8 @@ export function openDatabase(settings: DatabaseSettings): Promise<Database> {
 function openPostgres({ url, onConnectionError }: DatabaseSettings): Database {
   // A count comes as a number, as from PGlite, not as a string: all of ours are far below 2^53.
   types.setTypeParser(types.builtins.INT8, Number)
-  const pool = new Pool({
+  const options: PoolConfig = {
     connectionString: url,
-    max: CONNECTIONS_MAX,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     statement_timeout: STATEMENT_TIMEOUT_MS,
     lock_timeout: LOCK_TIMEOUT_MS,
@@ -62,12 +65,16 @@ function openPostgres({ url, onConnectionError }: DatabaseSettings): Database {
     query_timeout: ANSWER_TIMEOUT_MS,
     keepAlive: true,
     application_name: 'wechat-login-worker',
-  })
-  pool.on('error', onConnectionError)
-  // The pool listens on idle clients only. One that breaks between two statements of a transaction emits
-  // "error" with nobody listening, which would end the process; its next statement rejects anyway.
-  pool.on('connect', (client) => client.on('error', () => {}))
-  return createDatabase('postgres', new PostgresDialect({ pool }))
+  }
+  const dialect = (max: number) => {
+    const pool = new Pool({ ...options, max })
+    pool.on('error', onConnectionError)
+    // The pool listens on idle clients only. One that breaks between two statements of a transaction emits
+    // "error" with nobody listening, which would end the process; its next statement rejects anyway.
+    pool.on('connect', (client) => client.on('error', () => {}))
+    return new PostgresDialect({ pool })
+  }
+  return createDatabase('postgres', dialect(CONNECTIONS_MAX), () => dialect(1))
 }
 
 async function openEmbedded(dataDir: string): Promise<Database> {
@@ -90,8 +97,12 @@ async function openEmbedded(dataDir: string): Promise<Database> {
   }
 }
 
-/** Wraps a dialect; exported for the tests, which run the same cases on both and in memory. */
-export function createDatabase(kind: Database['kind'], dialect: Dialect): Database {
+/**
+ * Wraps a dialect; exported for the tests, which run the same cases on both and in memory. `beside` makes a
+ * further one, to look at the server past a pool that is all taken: a worker that hangs on to its connections
+ * would otherwise take itself for an outage of the database, and wait for its end (seen, with hung jobs).
+ */
+export function createDatabase(kind: Database['kind'], dialect: Dialect, beside?: () => Dialect): Database {
   const db = new Kysely<Schema>({ dialect })
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve({ ...MIGRATIONS }) } })
   return {
@@ -108,12 +119,22 @@ export function createDatabase(kind: Database['kind'], dialect: Dialect): Databa
       if (error !== undefined) throw error
     },
     async check() {
-      // A standby answers every read; only a server that takes writes is of use.
-      const { rows } = await sql<{ read_only: string }>`
-        select current_setting('transaction_read_only') as read_only
-      `.execute(db)
-      if (rows[0]?.read_only !== 'off') throw new Error('the database is read-only')
+      try {
+        await checkWritable(db)
+      } catch (error) {
+        if (beside === undefined) throw error
+        const other = new Kysely<Schema>({ dialect: beside() })
+        await checkWritable(other).finally(() => void other.destroy().catch(() => {}))
+      }
     },
     close: () => db.destroy(),
   }
+}
+
+/** A standby answers every read; only a server that takes writes is of use. */
+async function checkWritable(db: Kysely<Schema>): Promise<void> {
+  const { rows } = await sql<{ read_only: string }>`
+    select current_setting('transaction_read_only') as read_only
+  `.execute(db)
+  if (rows[0]?.read_only !== 'off') throw new Error('the database is read-only')
 }

@@ -2,15 +2,15 @@
  * The BullMQ worker of the erase queue. It runs one job at a time: there are few, and each looks through the
  * provisioning queue. While the database is away its jobs fail and are run again, for as long as it takes.
  */
-import { Queue, Worker } from 'bullmq'
+import { Worker } from 'bullmq'
 import type { Job } from 'bullmq'
 import { ERASE_QUEUE, eraseRetryDelayMs } from '../src/erasure.ts'
 import type { EraseJob } from '../src/erasure.ts'
 import type { Log } from '../src/log.ts'
 import type { WorkerMetrics } from '../src/metrics.ts'
-import { PROVISION_QUEUE } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 import type { IncomingJob } from './provision-user.ts'
+import { openQueueView } from './queue-view.ts'
 
 /** As in provision-worker.ts. */
 const LOCK_MS = 10_000
@@ -84,19 +84,13 @@ const ENDED_STATES = ['failed', 'completed'] as const
  * @param prefix BullMQ's: keys.queue(PROVISION_QUEUE)
  */
 export function createJobRemoval(redis: RedisClient, prefix: string) {
-  const queue = new Queue(PROVISION_QUEUE, {
-    connection: redis,
-    prefix,
-    skipVersionCheck: true,
-    skipMetasUpdate: true,
-  })
-  queue.on('error', () => {}) // the connection's owner reports them
+  const queue = openQueueView(redis, prefix)
 
   return async (
     user: Pick<EraseJob, 'sub' | 'erasedAtMs'>,
     { endedOnly }: { endedOnly: boolean },
   ): Promise<{ removed: number; running: number }> => {
-    const isTheirs = (job: Job | undefined) => {
+    const isTheirs = (job: Job<unknown> | undefined) => {
       const { sub, seenAtMs = 0 } = (job?.data ?? {}) as { sub?: string; seenAtMs?: number }
       return sub === user.sub && seenAtMs <= user.erasedAtMs
     }

@@ -5,6 +5,7 @@
  * /readyz; only what no waiting can cure ends it: a faulty configuration, a port or data folder that is
  * taken, tables that cannot be migrated. SIGTERM lets the running jobs finish; a second signal does not.
  */
+import { fork } from 'node:child_process'
 import { setTimeout as delay } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
 import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
@@ -28,6 +29,8 @@ import { createErasures } from './erasures.ts'
 import { createProvisionUser } from './provision-user.ts'
 import { createJobCount, createProvisionWorker } from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
+import { createQuarantine } from './quarantine.ts'
+import type { Quarantine } from './quarantine.ts'
 import { listenForStatus } from './status-listener.ts'
 import { createUsers } from './users.ts'
 
@@ -38,6 +41,8 @@ const JOBS_GRACE_WITHOUT_REDIS_MS = 2_000
 const DISCONNECT_MS = 1_000
 /** The whole of it, whatever hangs. */
 const SHUTDOWN_MS_MAX = 25_000
+
+const QUARANTINE_PROGRAM = new URL('quarantine-process.ts', import.meta.url)
 
 const config = readConfig()
 const log = createLog(config.logLevel, 'worker')
@@ -79,6 +84,7 @@ async function runWorker({
   let worker: ProvisionWorker | undefined
   let eraseWorker: EraseWorker | undefined
   let database: Database | undefined
+  let quarantine: Quarantine | undefined
 
   const status = await listenForStatus(
     { metrics: metrics.exposition, whyNotReady: () => whyNotReady(redis, worker) },
@@ -90,6 +96,7 @@ async function runWorker({
     stopping.abort()
     const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
     await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs)])
+    quarantine?.close()
     await Promise.all([disconnect(redis, DISCONNECT_MS), database && closeInTime(database)])
     status.close()
     log.info('the worker has stopped')
@@ -113,17 +120,17 @@ async function runWorker({
   metrics.queueJobs(countJobs)
   const acknowledge = createAcknowledge(redis, keys)
   const isLoggedIn = createLoggedInCheck(redis, keys)
-  const processJob = createProvisionUser({
+  const provisionUser = createProvisionUser({
     users: createUsers(opened.db),
     acknowledge,
     isLoggedIn,
-    suspectDatabase: () => worker?.suspectDatabase(),
-    metrics,
     log,
   })
+  quarantine = opened.kind === 'postgres' ? createQuarantine(() => fork(QUARANTINE_PROGRAM), log) : undefined
   worker = createProvisionWorker(
-    processJob,
     {
+      provisionUser,
+      quarantine: quarantine?.run,
       redis,
       database: opened,
       metrics,

@@ -1,26 +1,31 @@
 /**
  * The BullMQ worker of the provisioning queue: its settings, what it reports, and when it takes no jobs.
  *
- * It takes none while the database is away. A job is run again a bounded number of times, with pauses up to
- * an hour, and an outage is no fault of the job: so the jobs wait in the queue untouched, and are done as
- * soon as the database is back, instead of being spent one by one.
+ * It takes none while the database is away: the jobs wait in the queue untouched, and are done as soon as the
+ * database is back. What an outage met in the middle is postponed, without an attempt being counted; attempts
+ * are for jobs that fail where others do not (job-failure.ts), and after the last a job is dead.
  */
-import { Queue, Worker } from 'bullmq'
+import { DelayedError, UnrecoverableError, Worker } from 'bullmq'
 import type { Job } from 'bullmq'
 import type { Log } from '../src/log.ts'
 import type { WorkerMetrics } from '../src/metrics.ts'
-import { PROVISION_QUEUE, retryDelayMs } from '../src/provisioning.ts'
+import { DEAD_JOBS_KEPT, PROVISION_QUEUE, retryDelayMs } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 import type { Database } from './database.ts'
 import { waitForDatabase } from './database-wait.ts'
-import type { IncomingJob } from './provision-user.ts'
+import { JobFailed } from './job-failure.ts'
+import type { ProvisionUser } from './provision-user.ts'
+import { openQueueView } from './queue-view.ts'
 import { createStuckWatch } from './stuck-watch.ts'
 
 export interface ProvisionWorkerDeps {
+  readonly provisionUser: ProvisionUser
+  /** Does the same where it can harm no other job (quarantine.ts); undefined where there is no such place. */
+  readonly quarantine: ProvisionUser | undefined
   /** A patient connection (redis.ts); BullMQ opens a second one like it for its blocking reads. */
   readonly redis: RedisClient
   readonly database: Pick<Database, 'check'>
-  readonly metrics: Pick<WorkerMetrics, 'jobs' | 'stalled'>
+  readonly metrics: Pick<WorkerMetrics, 'jobs' | 'stalled' | 'users' | 'lagSeconds' | 'jobSeconds'>
   readonly log: Log
   /** Jobs waiting in the queue. Must not wait for Redis. */
   readonly countWaiting: () => Promise<number>
@@ -39,43 +44,56 @@ export interface ProvisionWorker {
   start(): Promise<void>
   /** Whether it takes jobs: the database is there, and it is not closing. */
   takesJobs(): boolean
-  /** Call when the database may be away: if it is, no job is taken until it is back. */
-  suspectDatabase(): void
   /**
-   * Takes no further job, lets the running ones finish for at most `graceMs`, resolves. What then still runs
-   * is done again by another worker, once its lock has expired.
+   * Takes no further job, lets the running ones finish for at most `graceMs`, gives back what then still runs,
+   * resolves. Without Redis nothing can be given back; it is taken over once its lock has expired.
    */
   close(graceMs: number): Promise<void>
 }
 
 /**
- * A job whose worker was killed is taken over after LOCK + STALLED at most; BullMQ's defaults make that 63 s
- * (measured). A job takes milliseconds, so a lock of 10 s, renewed every 5 s, is lost only by a process that
- * hangs.
+ * A job whose worker was killed is taken over once its lock has expired and the next check has come; BullMQ's
+ * defaults make that 63 s (measured). A job takes milliseconds, so a lock of 10 s, renewed every 5 s, is lost only by
+ * a process that hangs. The workers share one check: when the one that made the last is killed, the next comes up to
+ * two intervals later. With intervals of 5 s that came to 18.5 s on a busy machine (measured); of 20 s allowed.
  */
 const LOCK_MS = 10_000
-const STALLED_CHECK_MS = 5_000
-/** Losing its worker is hardly ever a job's own fault; one that really kills workers stops after this many. */
-const STALLED_TIMES_MAX = 5
+const STALLED_CHECK_MS = 3_000
+/**
+ * Losing its worker proves nothing against a job, as up to WORKER_CONCURRENCY jobs lose it together: with a
+ * limit here, one that kills workers takes its neighbours along. It is found out in quarantine, after three
+ * crashes. The limit only ends what quarantine could not, and is above what restarts of the fleet come to.
+ */
+const STALLED_TIMES_MAX = 20
+/** The embedded database admits no second process, so no quarantine: a neighbour is spared up to this many. */
+const STALLED_TIMES_MAX_EMBEDDED = 5
+
+/** A job that waits for something for ever gives its place up after this; no statement takes above 7 s. */
+const JOB_MS_MAX = 30_000
+/** Postponed up to 3 min each time, this is more than a day. What fails for so long alone is no outage. */
+const STARTS_MAX = 600
+/** For handing the jobs back that did not end in time. */
+const RETURN_MS = 1_000
 
 /** Builds the worker; it takes no jobs before start(). */
 export function createProvisionWorker(
-  process: (job: IncomingJob) => Promise<void>,
-  { redis, database, metrics, log, countWaiting, onStuck }: ProvisionWorkerDeps,
+  { provisionUser, quarantine, redis, database, metrics, log, countWaiting, onStuck }: ProvisionWorkerDeps,
   { prefix, concurrency }: ProvisionWorkerSettings,
 ): ProvisionWorker {
   const closing = new AbortController()
+  const running = new Map<string, Job<unknown, void>>()
+  let checksDatabase = false
   let databaseIsAway = false
 
-  const worker = new Worker<unknown, void>(PROVISION_QUEUE, (job) => process(job), {
+  const worker = new Worker<unknown, void>(PROVISION_QUEUE, run, {
     connection: redis,
     prefix,
     concurrency,
     autorun: false,
     lockDuration: LOCK_MS,
     stalledInterval: STALLED_CHECK_MS,
-    maxStalledCount: STALLED_TIMES_MAX,
-    // How long done and dead jobs are kept is the producer's to say, in provisioning.ts.
+    maxStalledCount: quarantine === undefined ? STALLED_TIMES_MAX_EMBEDDED : STALLED_TIMES_MAX,
+    removeOnFail: DEAD_JOBS_KEPT, // for a job that lost its options; the others carry the producer's
     settings: { backoffStrategy: (attemptsMade) => retryDelayMs(attemptsMade) },
   })
   const stuckWatch = createStuckWatch({ isIdle, countWaiting, onStuck })
@@ -90,7 +108,8 @@ export function createProvisionWorker(
     metrics.jobs.inc({ outcome: 'done' })
   })
   worker.on('failed', (job, error) => {
-    stuckWatch.progress()
+    if (error instanceof JobHung) stuckWatch.hung()
+    else stuckWatch.progress()
     const dead = isDead(job)
     metrics.jobs.inc({ outcome: dead ? 'dead' : 'failed' })
     const fields = { job: job?.id, attempts: job?.attemptsMade, reason: error.message }
@@ -102,9 +121,62 @@ export function createProvisionWorker(
     log.warn({ job: jobId }, 'job taken over from a worker that went silent')
   })
 
+  /** Runs one job. It returns nothing, because BullMQ would keep what it returns. */
+  async function run(job: Job<unknown, void>): Promise<void> {
+    const id = job.id ?? ''
+    running.set(id, job)
+    const startedMs = performance.now()
+    try {
+      const isSuspect = quarantine !== undefined && job.stalledCounter > 0
+      const done = await (isSuspect ? quarantine(job) : inTime(provisionUser(job)))
+      metrics.users.inc({ outcome: done.outcome })
+      if (done.outcome === 'erased') return
+      // The login was timed by Redis' clock, which may run ahead of this one.
+      metrics.lagSeconds.observe(Math.max(0, Date.now() - done.seenAtMs) / 1_000)
+      metrics.jobSeconds.observe((performance.now() - startedMs) / 1_000)
+    } catch (error) {
+      if (!(error instanceof JobFailed)) throw error
+      switch (error.kind) {
+        case 'fault':
+          throw error
+        case 'never':
+          throw new UnrecoverableError(error.message)
+        case 'database_away':
+          suspectDatabase()
+          return await postpone(job, error)
+        case 'later':
+          return await postpone(job, error)
+      }
+    } finally {
+      running.delete(id)
+    }
+  }
+
+  /** Back into the queue, without an attempt being counted. Always rejects, which is how BullMQ is told. */
+  async function postpone(job: Job<unknown, void>, { message }: JobFailed): Promise<never> {
+    if (job.attemptsStarted >= STARTS_MAX) throw new UnrecoverableError(`${message}, ${STARTS_MAX} times`)
+    await job.moveToDelayed(Date.now() + retryDelayMs(job.attemptsStarted), job.token)
+    metrics.jobs.inc({ outcome: 'postponed' })
+    log.warn({ job: job.id, starts: job.attemptsStarted, reason: message }, 'job is postponed')
+    throw new DelayedError()
+  }
+
   /** Nothing to be expected of it: waiting for Redis or the database, or going. */
   function isIdle(): boolean {
     return databaseIsAway || closing.signal.aborted || redis.status !== 'ready'
+  }
+
+  function suspectDatabase(): void {
+    if (checksDatabase || closing.signal.aborted) return
+    checksDatabase = true
+    checkDatabase()
+      .catch((error: unknown) => {
+        if (!closing.signal.aborted) log.error({ err: error }, 'waiting for the database failed')
+      })
+      .finally(() => {
+        checksDatabase = false
+        databaseIsAway = false
+      })
   }
 
   async function checkDatabase(): Promise<void> {
@@ -113,11 +185,20 @@ export function createProvisionWorker(
       () => false, // what is wrong with it is logged by the waiting
     )
     if (works) return
+    databaseIsAway = true
     log.error('the database is away: no jobs are taken')
     await worker.pause(true) // true: without waiting for the running jobs, which wait for the database
     await waitForDatabase(() => database.check(), { log, signal: closing.signal })
     await worker.resume()
     log.info('the database is back: jobs are taken')
+  }
+
+  /** What did not end in time goes back to the head of the queue, rather than to wait until its lock expires. */
+  async function giveBack(): Promise<void> {
+    const given = [...running.values()].map((job) => job.moveToWait(job.token))
+    const results = await Promise.allSettled(given)
+    const returned = results.filter(({ status }) => status === 'fulfilled').length
+    if (results.length > 0) log.warn({ returned, lost: results.length - returned }, 'jobs given back')
   }
 
   return {
@@ -128,24 +209,33 @@ export function createProvisionWorker(
       stuckWatch.start()
     },
     takesJobs: () => worker.isRunning() && !isIdle(),
-    suspectDatabase() {
-      if (databaseIsAway || closing.signal.aborted) return
-      databaseIsAway = true
-      checkDatabase()
-        .catch((error: unknown) => {
-          if (!closing.signal.aborted) log.error({ err: error }, 'waiting for the database failed')
-        })
-        .finally(() => {
-          databaseIsAway = false
-        })
-    },
     async close(graceMs) {
       closing.abort()
       stuckWatch.stop()
       // Without Redis close() never ends (taskforcesh/bullmq#4656), nor can a job. A forced close() after
       // this one would return the same promise; the end of the process is the force.
       await Promise.race([worker.close(), timeout(graceMs)])
+      if (redis.status === 'ready') await Promise.race([giveBack(), timeout(RETURN_MS)])
     },
+  }
+}
+
+/** A job that waited for something in vain. What it waited for may still come; that does no harm. */
+class JobHung extends JobFailed {
+  constructor() {
+    super('fault', `it did not end within ${JOB_MS_MAX / 1_000} s`)
+  }
+}
+
+async function inTime<T>(job: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const hung = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new JobHung()), JOB_MS_MAX)
+  })
+  try {
+    return await Promise.race([job, hung])
+  } finally {
+    clearTimeout(timer)
   }
 }
 
@@ -154,13 +244,7 @@ export function createProvisionWorker(
  * `redis`, a fail-fast connection (redis.ts), is not up.
  */
 export function createJobCount(redis: RedisClient, prefix: string): () => Promise<Record<string, number>> {
-  const queue = new Queue(PROVISION_QUEUE, {
-    connection: redis,
-    prefix,
-    skipVersionCheck: true,
-    skipMetasUpdate: true, // the producer's settings of the queue are not to be overwritten with defaults
-  })
-  queue.on('error', () => {}) // the connection's owner reports them
+  const queue = openQueueView(redis, prefix)
   return async () => {
     // Before the first contact BullMQ waits for it, whatever the connection's temper.
     if (redis.status !== 'ready') throw new Error('Redis is away')

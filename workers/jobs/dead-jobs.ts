@@ -1,0 +1,105 @@
+/**
+ * Dead jobs of the provisioning queue: jobs that will not be run again unless a person says so. BullMQ keeps
+ * them as its failed jobs, bounded by DEAD_JOBS_KEPT (provisioning.ts).
+ */
+import { randomUUID } from 'node:crypto'
+import type { Job } from 'bullmq'
+import { DEAD_JOBS_KEPT, JOB_OPTIONS, PROVISION_JOB } from '../../src/provisioning.ts'
+import { stored } from '../../src/redis.ts'
+import type { RedisClient } from '../../src/redis.ts'
+import { openQueueView } from '../queue-view.ts'
+
+export interface DeadJob {
+  readonly id: string
+  readonly diedAtMs: number
+  readonly queuedAtMs: number
+  readonly attempts: number
+  /** How often its worker was lost while it ran. */
+  readonly takeovers: number
+  readonly reason: string
+  /** As it was enqueued; of any shape, for that may be what it died of. */
+  readonly data: unknown
+}
+
+export type ReplayOutcome = 'replayed' | 'waiting_already' | 'not_dead'
+
+export interface DeadJobs {
+  count(): Promise<number>
+  /** The latest first. */
+  list(limit: number): Promise<DeadJob[]>
+  /** Undefined when there is no such job, or it is not dead. */
+  find(id: string): Promise<DeadJob | undefined>
+  /** The ids of all of them, as they are now; at most DEAD_JOBS_KEPT.count. */
+  ids(): Promise<string[]>
+  /**
+   * Puts its data back into the queue as a new job, which has all attempts before it; the dead one is gone.
+   * `waiting_already`: one for the same user waits, so no second one was added. Should the process end in between,
+   * both are there, and a second replay does no harm.
+   */
+  replay(id: string): Promise<ReplayOutcome>
+  /** Deletes it for good; false when it is no dead job. */
+  remove(id: string): Promise<boolean>
+  close(): Promise<void>
+}
+
+/**
+ * Every function rejects with GatewayError store_unavailable when Redis does not answer.
+ *
+ * @param redis must be up; it is left open
+ * @param prefix keys.queue(PROVISION_QUEUE)
+ */
+export function createDeadJobs(redis: RedisClient, prefix: string): DeadJobs {
+  const queue = openQueueView(redis, prefix)
+
+  async function findJob(id: string): Promise<Job<unknown> | undefined> {
+    const job = await stored(queue.getJob(id))
+    return job !== undefined && (await stored(job.isFailed())) ? job : undefined
+  }
+
+  return {
+    count: () => stored(queue.getFailedCount()),
+    async list(limit) {
+      return (await stored(queue.getFailed(0, limit - 1))).map(describe)
+    },
+    async find(id) {
+      const job = await findJob(id)
+      return job && describe(job)
+    },
+    async ids() {
+      const jobs = await stored(queue.getFailed(0, DEAD_JOBS_KEPT.count - 1))
+      return jobs.map((job) => job.id ?? '')
+    },
+    async replay(id) {
+      const dead = await findJob(id)
+      if (dead === undefined) return 'not_dead'
+      const jobId = randomUUID()
+      const { deduplication } = dead.opts
+      const added = await stored(
+        queue.add(PROVISION_JOB, dead.data, {
+          ...JOB_OPTIONS,
+          jobId,
+          ...(deduplication !== undefined && { deduplication }),
+        }),
+      )
+      await stored(queue.remove(id))
+      return added.id === jobId ? 'replayed' : 'waiting_already'
+    },
+    async remove(id) {
+      if ((await findJob(id)) === undefined) return false
+      return (await stored(queue.remove(id))) === 1
+    },
+    close: () => queue.close(),
+  }
+}
+
+function describe(job: Job<unknown>): DeadJob {
+  return {
+    id: job.id ?? '',
+    diedAtMs: job.finishedOn ?? 0,
+    queuedAtMs: job.timestamp,
+    attempts: job.attemptsMade,
+    takeovers: job.stalledCounter,
+    reason: job.failedReason,
+    data: job.data,
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * The child process of quarantine.ts: runs the jobs that its worker sends it, one at a time. It reads the same
+ * environment, has connections of its own, and ends with its worker.
+ */
+import { loadWorkerConfig, readEnvironment } from '../src/config.ts'
+import { createLoggedInCheck } from '../src/erasure.ts'
+import { createLog } from '../src/log.ts'
+import { createAcknowledge } from '../src/provisioning.ts'
+import { connectFailFast, createKeys, waitUntilReady } from '../src/redis.ts'
+import { describeDatabaseError } from './database-errors.ts'
+import { openDatabase } from './database.ts'
+import { JobFailed } from './job-failure.ts'
+import { createProvisionUser } from './provision-user.ts'
+import type { IncomingJob } from './provision-user.ts'
+import { ALIVE_INTERVAL_MS } from './quarantine.ts'
+import type { QuarantineMessage } from './quarantine.ts'
+import { createUsers } from './users.ts'
+
+const FIRST_CONTACT_MS = 5_000
+
+process.once('disconnect', () => process.exit())
+// Ctrl-C and a service manager signal the whole group; the worker lets this process finish its job.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
+
+const config = loadWorkerConfig(readEnvironment())
+const log = createLog(config.logLevel, 'worker-quarantine')
+const redis = connectFailFast(config.redis)
+redis.on('error', () => {}) // the worker reports the same
+const database = await openDatabase({
+  url: config.databaseUrl?.reveal(),
+  dataDir: config.dataDir,
+  onConnectionError: (error) => log.warn(describeDatabaseError(error), 'idle database connection lost'),
+})
+const keys = createKeys(config.redis.keyPrefix)
+const provisionUser = createProvisionUser({
+  users: createUsers(database.db),
+  acknowledge: createAcknowledge(redis, keys),
+  isLoggedIn: createLoggedInCheck(redis, keys),
+  log,
+})
+
+process.on('message', (job: IncomingJob) => {
+  run(job).then(tell, (error: unknown) => {
+    log.error({ err: error }, 'unexpected error in quarantine')
+    process.exit(1)
+  })
+})
+setInterval(() => tell({ type: 'alive' }), ALIVE_INTERVAL_MS)
+await waitUntilReady(redis, FIRST_CONTACT_MS).catch(() => {}) // a job says so if Redis is still away then
+tell({ type: 'ready' })
+
+async function run(job: IncomingJob): Promise<QuarantineMessage> {
+  try {
+    return { type: 'done', done: await provisionUser(job) }
+  } catch (error) {
+    if (error instanceof JobFailed) return { type: 'failed', kind: error.kind, message: error.message }
+    log.error({ job: job.id, err: error }, 'error of the program')
+    return { type: 'failed', kind: 'fault', message: error instanceof Error ? error.name : 'unknown error' }
+  }
+}
+
+function tell(message: QuarantineMessage): void {
+  if (process.connected) process.send?.(message)
+}

@@ -1,0 +1,16 @@
+/** The provisioning queue, seen from beside it: for counting, and for its dead jobs. */
+import { Queue } from 'bullmq'
+import { PROVISION_QUEUE } from '../src/provisioning.ts'
+import type { RedisClient } from '../src/redis.ts'
+
+/** Opens it over a connection that it leaves open; `prefix` is keys.queue(PROVISION_QUEUE). */
+export function openQueueView(redis: RedisClient, prefix: string): Queue<unknown> {
+  const queue = new Queue<unknown>(PROVISION_QUEUE, {
+    connection: redis,
+    prefix,
+    skipVersionCheck: true,
+    skipMetasUpdate: true, // the producer's settings of the queue are not to be overwritten with defaults
+  })
+  queue.on('error', () => {}) // the connection's owner reports them
+  return queue
+}
