@@ -80,6 +80,7 @@ export interface GatewayConfig {
   readonly provisionRefreshSeconds: number
   readonly logLevel: string
   readonly drainDelayMs: number
+  readonly readyRequiresRedis: boolean
 }
 
 export interface WorkerConfig {
@@ -208,6 +209,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
     provisionRefreshSeconds: values.PROVISION_REFRESH_SECONDS,
     logLevel: values.LOG_LEVEL,
     drainDelayMs: values.DRAIN_DELAY_MS,
+    readyRequiresRedis: values.READY_REQUIRES_REDIS,
   }
 }
 

@@ -180,6 +180,12 @@ export const ERRORS = {
     retryAfterSeconds: 1,
     title: 'The session store cannot be reached.',
   },
+  gateway_unavailable: {
+    status: 503,
+    retry: 'same_code',
+    retryAfterSeconds: 1,
+    title: 'The gateway is not available for the moment.',
+  },
   overloaded: { status: 503, retry: 'same_code', retryAfterSeconds: 1, title: 'The gateway is overloaded.' },
   internal: { status: 500, retry: 'new_code', title: 'The gateway failed.' },
 } as const satisfies Record<string, ErrorSpec>

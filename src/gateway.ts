@@ -3,6 +3,7 @@
  */
 import { createApps } from './apps.ts'
 import { createBlocking } from './blocking.ts'
+import { createRunning, within } from './closing.ts'
 import { createCodes } from './codes.ts'
 import type { GatewayConfig } from './config.ts'
 import { startDeadline } from './deadline.ts'
@@ -17,7 +18,7 @@ import { createLimits } from './limits.ts'
 import { createThrottle } from './log.ts'
 import type { Log } from './log.ts'
 import { createLogin } from './login.ts'
-import type { Login } from './login.ts'
+import type { Grant, Login } from './login.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import type { GatewayMetrics } from './metrics.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
@@ -51,12 +52,17 @@ const CLOSE_STEP_MS = 1_000
  * Builds the gateway from its configuration. Opens connections, listens to nothing. `start()` resolves once
  * Redis has been reached; it may be called again when it fails.
  */
-export function createGateway(config: GatewayConfig, log: Log) {
+export function createGateway(
+  config: GatewayConfig,
+  log: Log,
+  output?: { /** Lines of the log, since the start. */ lost(): number },
+) {
   const metrics = createGatewayMetrics()
-  const health = createHealth()
+  if (output) metrics.logLinesLost(output.lost)
   const keys = createKeys(config.redis.keyPrefix)
 
   const redis = connectFailFast(config.redis, (reason) => metrics.redisFailures.inc({ reason }))
+  const health = createHealth(config.readyRequiresRedis ? () => redis.ping() : undefined)
   const clock = createStoreClock(redis)
   reportConnection(redis, log, health.isDraining)
   redis.on('ready', () => metrics.redisUp.set(1))
@@ -221,6 +227,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     config.openData,
   )
 
+  const running = createRunning<Grant>()
   const login = measured(
     createLogin({
       limits,
@@ -249,7 +256,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
   }
   const app = createPublicApp({
     ...server,
-    login,
+    login: (attempt) => running.add(login(attempt)),
     apps,
     sessions,
     jwts,
@@ -269,6 +276,7 @@ export function createGateway(config: GatewayConfig, log: Log) {
     refusedWith: ({ app }) => upstream.refusedWith(app),
   })
 
+  let isStarted = false
   return {
     app,
     admin,
@@ -279,24 +287,34 @@ export function createGateway(config: GatewayConfig, log: Log) {
       await clock.sync()
       await apps.start()
       health.started()
+      isStarted = true
     },
+    /** Whether start() has succeeded: a load balancer may have sent clients here. */
+    hasStarted: () => isStarted,
     /** Go on answering, but tell the load balancer and every client to go elsewhere. */
     drain: () => health.drain(),
-    /** Lets requests finish, then closes everything. Bounded, whether or not Redis answers. */
+    /**
+     * Lets requests finish, then closes everything. Bounded, whether or not Redis answers. Metrics and health are
+     * answered until the end.
+     */
     async close(): Promise<void> {
       health.drain()
       await app.close()
+      await within(config.loginDeadlineMs + CLOSE_STEP_MS, running.settled())
+      health.close()
+      await within(config.loginDeadlineMs + CLOSE_STEP_MS, admin.idle())
       clock.stop()
       evictionWatch.stop()
       apps.stop()
-      health.stop()
       shedding.stop()
       accessTokens.close()
-      await upstream.close()
+      await within(CLOSE_STEP_MS, upstream.close())
       await within(CLOSE_STEP_MS, Promise.all([provisioning.close(), erasure.close()]))
       endings?.disconnect()
       await disconnect(redis, CLOSE_STEP_MS)
-      await admin.close()
+      health.stop()
+      await within(CLOSE_STEP_MS, admin.close())
+      admin.server.closeAllConnections()
     },
   }
 }
@@ -320,14 +338,4 @@ function measured(login: Login, metrics: GatewayMetrics, labelOf: (appid: string
       stop()
     }
   }
-}
-
-/** Waits for a step of closing, but not for ever: BullMQ's close() never ends while Redis is away. */
-async function within(timeoutMs: number, step: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs)
-  })
-  await Promise.race([step.catch(() => {}), timeout])
-  clearTimeout(timer)
 }

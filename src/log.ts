@@ -1,11 +1,12 @@
 /**
- * The log: one JSON line an event, on stdout.
+ * The log: one JSON line an event.
  *
  * Nothing secret is ever passed to it; the redaction below is the second fence, not the first. Errors are
  * reduced to name, message and stack, because libraries hang requests, arguments and options on theirs.
  */
 import { pino } from 'pino'
-import type { Logger } from 'pino'
+import type { Logger, LoggerOptions } from 'pino'
+import type { LogOutput } from './log-output.ts'
 
 export type Log = Logger
 
@@ -21,9 +22,12 @@ const SECRET_FIELDS = [
   'password',
 ]
 
-/** @param name of the process: gateway, worker */
-export function createLog(level: string, name: string): Log {
-  return pino({
+/**
+ * @param name of the process: gateway, worker
+ * @param output where the lines go; pino's own way to stdout when there is none, which is for tests
+ */
+export function createLog(level: string, name: string, output?: LogOutput): Log {
+  const options: LoggerOptions = {
     level,
     base: { name, pid: process.pid },
     timestamp: pino.stdTimeFunctions.isoTime,
@@ -33,7 +37,11 @@ export function createLog(level: string, name: string): Log {
       censor: '[secret]',
     },
     serializers: { err: describeError },
-  })
+  }
+  if (output === undefined) return pino(options)
+  const log = pino(options, output)
+  output.onRecovery((lines) => log.warn({ lines }, 'log lines were lost: nobody took them'))
+  return log
 }
 
 /**

@@ -184,6 +184,7 @@ export function createGatewayMetrics() {
     queueJobs: (counts: () => Promise<Record<string, number>>) => queueJobs(registry, counts),
     setBreaker: (host: string, state: keyof typeof BREAKER_STATE_VALUES) =>
       breaker.set({ host }, BREAKER_STATE_VALUES[state]),
+    logLinesLost: (lines: () => number) => logLinesLost(registry, lines),
     redisUp: gauge(registry, 'redis_up', 'Whether the connection to Redis takes commands.'),
     redisFailures: counter(
       registry,
@@ -252,6 +253,20 @@ export function createWorkerMetrics() {
 }
 
 export type WorkerMetrics = ReturnType<typeof createWorkerMetrics>
+
+/** Asked when scraped. */
+function logLinesLost(registry: Registry, lines: () => number): void {
+  const lost = new Counter({
+    name: 'log_lines_lost_total',
+    help: 'Lines of the log that were dropped because nobody took them: stdout is closed, full or without space.',
+    registers: [],
+    collect() {
+      lost.reset()
+      lost.inc(lines())
+    },
+  })
+  registry.registerMetric(lost)
+}
 
 /** misconfigured: WeChat refuses the app itself. rate_limited: the app's quota is used up. */
 type GatedApp = { appid: string; why: 'misconfigured' | 'rate_limited' }

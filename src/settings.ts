@@ -282,7 +282,11 @@ export const SETTINGS = {
     default: 5000,
     min: 0,
     max: 60_000,
-    doc: 'After SIGTERM: how long to go on answering while the load balancer notices that /readyz says 503.',
+    doc: 'After SIGTERM: how long to go on answering while the load balancer notices that /readyz says 503. The end comes at most 20 s later.',
+  }),
+  READY_REQUIRES_REDIS: flag({
+    default: false,
+    doc: 'Whether /readyz says 503 while Redis does not answer. For load balancers with another site to go to; with one site it only makes an outage worse.',
   }),
 } as const satisfies Record<string, Setting<unknown>>
 

@@ -11,6 +11,7 @@ import closeWithGrace from 'close-with-grace'
 import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
 import type { WorkerConfig } from '../src/config.ts'
 import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
+import { createLogOutput } from '../src/log-output.ts'
 import { createLog } from '../src/log.ts'
 import { createWorkerMetrics } from '../src/metrics.ts'
 import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
@@ -45,7 +46,7 @@ const SHUTDOWN_MS_MAX = 25_000
 const QUARANTINE_PROGRAM = new URL('quarantine-process.ts', import.meta.url)
 
 const config = readConfig()
-const log = createLog(config.logLevel, 'worker')
+const log = createLog(config.logLevel, 'worker', createLogOutput())
 const stopping = new AbortController()
 try {
   await runWorker(config)

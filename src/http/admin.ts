@@ -35,6 +35,8 @@ export function createAdminApp({ adminToken, ...deps }: AdminDeps): Server {
     if (!timingSafeEqual(digest(request.headers.authorization ?? ''), expected)) {
       throw new GatewayError('admin_unauthorized')
     }
+    // This listener stays until the end, so that the end can be watched; what its other routes need does not.
+    if (deps.health.isClosing()) throw new GatewayError('gateway_unavailable')
   })
 
   addHealthRoutes(app, deps.health)

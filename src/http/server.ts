@@ -12,6 +12,7 @@ import type { Log } from '../log.ts'
 import type { GatewayMetrics } from '../metrics.ts'
 import type { Shedding } from '../shedding.ts'
 import { GatewayError } from '../errors.ts'
+import { addDraining } from './draining.ts'
 import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
 import { createSheddingHooks } from './shedding-hook.ts'
 
@@ -31,8 +32,17 @@ const REQUESTS_PER_CONNECTION_MAX = 10_000
 const CONNECTIONS_MAX = 5_000
 /** Time to read why it was turned away, before a connection is cut. */
 const DISMISS_MS = 1_000
-/** While draining, connections that have become idle are closed this often. */
-const IDLE_CLOSE_MS = 100
+
+/** For those who sit before a gateway: deploy/load-balancers/ is compared with these by its test. */
+export const SERVER_LIMITS = {
+  bodyBytesMax: BODY_BYTES_MAX,
+  headerBytesMax: HEADER_BYTES_MAX,
+  requestTimeoutMs: REQUEST_TIMEOUT_MS,
+  keepAliveMs: KEEP_ALIVE_MS,
+  handlerMarginMs: HANDLER_MARGIN_MS,
+  requestsPerConnectionMax: REQUESTS_PER_CONNECTION_MAX,
+  connectionsMax: CONNECTIONS_MAX,
+} as const
 
 /** Nothing else may stand beside it: parameters and stray characters have let bodies slip past validation. */
 const JSON_TYPE = /^application\/json(; ?charset=utf-8)?$/i
@@ -56,6 +66,7 @@ export interface ServerDeps {
   loginDeadlineMs: number
 }
 
+/** A listener with its limits, its errors and its hooks; the routes are the caller's. */
 export function createServer({ log, health, metrics, shedding, trustProxy, loginDeadlineMs }: ServerDeps) {
   const handlerMsMax = loginDeadlineMs + HANDLER_MARGIN_MS
   const app = Fastify({
@@ -92,7 +103,7 @@ export function createServer({ log, health, metrics, shedding, trustProxy, login
       )
     },
     frameworkErrors(error, request, reply) {
-      setCommonHeaders(request, reply) // no hook runs for these
+      setCommonHeaders(request, reply, health) // no hook runs for these
       sendProblem(error, request, reply)
     },
     clientErrorHandler(error, socket) {
@@ -132,12 +143,10 @@ export function createServer({ log, health, metrics, shedding, trustProxy, login
   })
 
   const sheddingHooks = createSheddingHooks(shedding, handlerMsMax)
+  addDraining(app, { requestTimeoutMs: REQUEST_TIMEOUT_MS, handlerTimeoutMs: handlerMsMax })
   app.addHook('onRequest', sheddingHooks.onRequest)
   app.addHook('onSend', sheddingHooks.onSend)
-  app.addHook('onSend', async (request, reply) => {
-    setCommonHeaders(request, reply)
-    if (health.isDraining()) reply.header('connection', 'close')
-  })
+  app.addHook('onSend', async (request, reply) => setCommonHeaders(request, reply, health))
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'none'
     const { method } = request
@@ -152,12 +161,6 @@ export function createServer({ log, health, metrics, shedding, trustProxy, login
     // A line for each request that is shed would be a load of its own.
     if (QUIET_ROUTES.has(route) || request.outcome === 'overloaded') request.log.debug(line, 'request')
     else request.log.info(line, 'request')
-  })
-  // close() waits for connections that fall idle after it began until their keep-alive ends (fastify#7044).
-  app.addHook('preClose', async () => {
-    const closer = setInterval(() => app.server.closeIdleConnections(), IDLE_CLOSE_MS)
-    app.server.once('close', () => clearInterval(closer))
-    closer.unref()
   })
   return app
 }
@@ -191,10 +194,16 @@ function hasSeveralTypes(rawHeaders: readonly string[]): boolean {
   return count > 1
 }
 
-function setCommonHeaders(request: { id: string }, reply: Pick<FastifyReply, 'header'>): void {
+function setCommonHeaders(
+  request: { id: string },
+  reply: Pick<FastifyReply, 'header'>,
+  health: Health,
+): void {
   reply.header('cache-control', 'no-store')
   reply.header('x-content-type-options', 'nosniff')
   reply.header('x-request-id', request.id)
+  // Clients and load balancers open their next connection elsewhere.
+  if (health.isDraining()) reply.header('connection', 'close')
 }
 
 /** Says why on a socket that carries no request, and hangs up, whether or not the other side does. */

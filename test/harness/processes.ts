@@ -37,30 +37,22 @@ export function startWorkerProcess(env: TestEnvironment) {
   return startProcess('workers/main.ts', env, 'worker ready')
 }
 
-/** Resolves when the process has logged the line that says it is ready. It is killed when the test ends. */
-async function startProcess(entry: string, env: TestEnvironment, readyLine: string): Promise<RunningProcess> {
+/** A gateway that is not waited for: for what happens before it is ready, or when it cannot say so. */
+export function launchGateway(env: TestEnvironment, stdout: 'pipe' | number = 'pipe') {
+  return launch('src/main.ts', env, stdout)
+}
+
+/** It is killed when the test ends. */
+function launch(entry: string, env: TestEnvironment, stdout: 'pipe' | number) {
   const child = spawn(process.execPath, [join(ROOT, entry)], {
     cwd: mkdtempSync(join(tmpdir(), 'gateway-test-')),
     env: { ...NODE_ENVIRONMENT, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: ['ignore', stdout, 'pipe'],
   })
   let output = ''
-  const ready = new Promise<{ url: string; adminUrl?: string }>((resolve, reject) => {
-    const timer = setTimeout(
-      () => reject(new Error(`${entry} was not ready in time:\n${output}`)),
-      START_TIMEOUT_MS,
-    )
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        output += text
-        const line = output.split('\n').find((line) => line.includes(`"msg":"${readyLine}"`))
-        if (line === undefined) return
-        clearTimeout(timer)
-        resolve(JSON.parse(line) as { url: string; adminUrl?: string })
-      })
-    }
-    child.once('exit', (code) => reject(new Error(`${entry} ended with ${code}:\n${output}`)))
-  })
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.setEncoding('utf8').on('data', (text: string) => (output += text))
+  }
   const end = async (signal: NodeJS.Signals) => {
     if (child.exitCode === null && child.signalCode === null) {
       const ended = once(child, 'exit')
@@ -70,6 +62,28 @@ async function startProcess(entry: string, env: TestEnvironment, readyLine: stri
     return child.exitCode
   }
   onTestFinished(async () => void (await end('SIGKILL')))
-  const { url, adminUrl } = await ready
-  return { child, url, adminUrl, output: () => output, end }
+  return { child, output: () => output, end }
+}
+
+/** Resolves when the process has logged the line that says it is ready. */
+async function startProcess(entry: string, env: TestEnvironment, readyLine: string): Promise<RunningProcess> {
+  const { child, output, end } = launch(entry, env, 'pipe')
+  const { url, adminUrl } = await new Promise<{ url: string; adminUrl?: string }>((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new Error(`${entry} was not ready in time:\n${output()}`)),
+      START_TIMEOUT_MS,
+    )
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.on('data', () => {
+        const line = output()
+          .split('\n')
+          .find((line) => line.includes(`"msg":"${readyLine}"`))
+        if (line === undefined) return
+        clearTimeout(timer)
+        resolve(JSON.parse(line) as { url: string; adminUrl?: string })
+      })
+    }
+    child.once('exit', (code) => reject(new Error(`${entry} ended with ${code}:\n${output()}`)))
+  })
+  return { child, url, adminUrl, output, end }
 }
