@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { createClient } from './harness/client.ts'
 import { startHarness } from './harness/gateway.ts'
-import { absence, startBackend, startProxy } from './harness/proxies.ts'
+import { proxyAbsence, startBackend, startProxy } from './harness/proxies.ts'
 import type { BackendRequest, ProxyName } from './harness/proxies.ts'
 import { httpAnswer, startTcpServer } from './harness/tcp-server.ts'
 
@@ -35,7 +35,7 @@ async function startAll(name: ProxyName) {
 }
 
 describe.each(['nginx', 'haproxy', 'caddy'] as const)('%s', (name) => {
-  const missing = absence(name)
+  const missing = proxyAbsence(name)
   if (missing !== undefined) console.log(`Not tested: ${missing}`)
 
   test.skipIf(missing)('lets a logged-in user through, and tells the backend who it is', async () => {

@@ -1,7 +1,7 @@
 /** The proxies of deploy/proxies/ with the very files that operators get, as far as their programs are here. */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { IncomingHttpHeaders } from 'node:http'
 import { connect } from 'node:net'
@@ -9,12 +9,10 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
+import { absence, DAEMON_PATH, writeNginx } from './load-balancers.ts'
 import { until } from './until.ts'
 
 const PROXIES = new URL('../../deploy/proxies/', import.meta.url).pathname
-/** Where Debian puts daemons; not every user's PATH has it. */
-const PATH = `${process.env['PATH']}:/usr/sbin:/usr/local/sbin`
-
 export type ProxyName = 'nginx' | 'haproxy' | 'caddy'
 
 interface Addresses {
@@ -26,21 +24,9 @@ interface Addresses {
 /** How each is started: in the foreground, with nothing written outside `folder`. */
 const COMMANDS: Record<ProxyName, (folder: string, addresses: Addresses) => [args: string[], env: object]> = {
   nginx(folder, { listen, gateway, backend }) {
-    const values: Record<string, string> = { LISTEN: listen, GATEWAY: gateway, BACKEND: backend }
-    const site = readFileSync(`${PROXIES}nginx.conf.template`, 'utf8').replaceAll(
-      /\$\{(LISTEN|GATEWAY|BACKEND)\}/g,
-      (_, name: string) => values[name] ?? '',
-    )
-    const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
-      (name) => `${name}_temp_path ${folder}/${name};`,
-    )
-    writeFileSync(join(folder, 'site.conf'), site)
-    writeFileSync(
-      join(folder, 'nginx.conf'),
-      `daemon off; worker_processes 1; pid ${folder}/pid; error_log stderr warn; events {}
-      http { access_log off; ${paths.join(' ')} include ${folder}/site.conf; }`,
-    )
-    return [['-p', folder, '-c', join(folder, 'nginx.conf')], {}]
+    const template = readFileSync(`${PROXIES}nginx.conf.template`, 'utf8')
+    const config = writeNginx(folder, template, { LISTEN: listen, GATEWAY: gateway, BACKEND: backend })
+    return [['-p', folder, '-c', config], {}]
   },
   haproxy: (_folder, { listen, gateway, backend }) => [
     ['-db', '-f', `${PROXIES}haproxy.cfg`],
@@ -61,26 +47,33 @@ const COMMANDS: Record<ProxyName, (folder: string, addresses: Addresses) => [arg
 }
 
 /** Why it cannot be tested here; undefined when it can. */
-export function absence(name: ProxyName): string | undefined {
-  const version = { nginx: ['-v'], haproxy: ['-v'], caddy: ['version'] }[name]
-  const { error } = spawnSync(name, version, { env: { PATH } })
-  return error === undefined ? undefined : `${name} is not installed on this machine (${error.message})`
+export function proxyAbsence(name: ProxyName): string | undefined {
+  return absence(name, name === 'caddy' ? ['version'] : ['-v'])
 }
 
 /** Its address, once it takes connections. It ends with the test. */
-export async function startProxy(
+export function startProxy(
   name: ProxyName,
   upstreams: { gateway: string; backend: string },
 ): Promise<string> {
+  return startDaemon(name, (folder, listen) =>
+    COMMANDS[name](folder, {
+      listen,
+      gateway: new URL(upstreams.gateway).host,
+      backend: new URL(upstreams.backend).host,
+    }),
+  )
+}
+
+/** Starts what listens where it is told to. Its address, once it takes connections. It ends with the test. */
+export async function startDaemon(
+  name: string,
+  prepare: (folder: string, listen: string) => [args: string[], env: object],
+): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), `gateway-${name}-`))
-  mkdirSync(join(folder, 'logs')) // nginx's prefix wants one
   const listen = `127.0.0.1:${await freePort()}`
-  const [args, env] = COMMANDS[name](folder, {
-    listen,
-    gateway: new URL(upstreams.gateway).host,
-    backend: new URL(upstreams.backend).host,
-  })
-  const child = spawn(name, args, { env: { PATH, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const [args, env] = prepare(folder, listen)
+  const child = spawn(name, args, { env: { PATH: DAEMON_PATH, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
   const ended = once(child, 'exit')
   let output = ''
   for (const stream of [child.stdout, child.stderr]) {
