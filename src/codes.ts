@@ -33,6 +33,12 @@ const BLOCKED_LIFE_MS = 60_000
 /** A code that was led this often without an outcome is given up. */
 const LEADS_MAX = 3
 
+/**
+ * Between the tries to write an outcome down that Redis did not take: a failover or a reconnection should not cost
+ * another call to WeChat. The claim is held meanwhile.
+ */
+const CLOSE_AGAIN_MS = [100, 200, 400, 800, 1_600]
+
 const POLL_FIRST_MS = 15
 const POLL_GROWTH = 1.6
 const POLL_MS_MAX = 100
@@ -127,24 +133,52 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
     }
   }
 
-  function lead(key: string, owner: string, bind: string, { generation, startedAtMs }: Lead): Claim {
+  function lead(key: string, owner: string, bind: string, answer: Lead): Claim {
+    const { generation, startedAtMs, mayBeUsed } = answer
     const renewal = setInterval(() => {
       // A renewal that fails is not repeated: if the lease is lost, settling still works.
       renewScript(redis, [key], [owner, LEASE_MS]).catch(ignore)
     }, LEASE_RENEWAL_MS)
+    let latest: (() => Promise<unknown>) | undefined
+
+    /** Resolves after the first try; further ones follow by themselves, until another outcome takes its place. */
+    async function close(write: () => Promise<unknown>): Promise<void> {
+      latest = write
+      const error = await attempt(write)
+      if (error !== undefined) void closeLater(write, error)
+    }
+
+    async function closeLater(write: () => Promise<unknown>, firstError: unknown): Promise<void> {
+      let error: unknown = firstError
+      for (const ms of CLOSE_AGAIN_MS) {
+        await pause(ms, undefined, { ref: false })
+        if (latest !== write) return
+        error = await attempt(write)
+        if (error === undefined) return
+      }
+      clearInterval(renewal)
+      observer.onClaimLost(error)
+    }
+
+    /** The error, if there was one. */
+    async function attempt(write: () => Promise<unknown>): Promise<unknown> {
+      try {
+        await write()
+        clearInterval(renewal)
+        return undefined
+      } catch (error) {
+        return error
+      }
+    }
+
     return {
       generation,
       startedAtMs,
-      async settle(settlement) {
-        clearInterval(renewal)
-        await settleScript(redis, [key], [settlement, SETTLED_LIFE_MS, bind]).catch(observer.onClaimLost)
-      },
+      mayBeUsed,
+      settle: (settlement) => close(() => settleScript(redis, [key], [settlement, SETTLED_LIFE_MS, bind])),
       async fail(error, { codeUsed }) {
-        clearInterval(renewal)
         const { state, value, lifeMs } = refusalOf(error, codeUsed)
-        const told = sendAnyway(() => failScript(redis, [key], [owner, state, value, lifeMs])).catch(
-          observer.onClaimLost,
-        )
+        const told = close(() => sendAnyway(() => failScript(redis, [key], [owner, state, value, lifeMs])))
         // Where the store has just not answered, the client is not kept waiting for it a second time.
         if (!(error instanceof GatewayError && error.code === 'store_unavailable')) await told
       },
@@ -156,6 +190,7 @@ interface Lead {
   state: 'LEAD'
   generation: number
   startedAtMs: number
+  mayBeUsed: boolean
 }
 
 type ClaimAnswer =
@@ -164,10 +199,10 @@ type ClaimAnswer =
   | { state: 'SETTLED' | 'REFUSED'; value: string }
 
 function parseAnswer(answer: unknown): ClaimAnswer {
-  const [state, first, second] = answer as [string, unknown, unknown]
+  const [state, first, second, third] = answer as [string, unknown, unknown, unknown]
   switch (state) {
     case 'LEAD':
-      return { state, generation: Number(first), startedAtMs: Number(second) }
+      return { state, generation: Number(first), startedAtMs: Number(second), mayBeUsed: Number(third) === 1 }
     case 'WAIT':
     case 'OTHER_CLIENT':
     case 'EXHAUSTED':

@@ -67,8 +67,10 @@ export interface OpenedSession {
 
 /** The leader of a code: the one flight, over all replicas, that may send it to WeChat. */
 export interface Claim {
-  /** How often this code has been led; above 1 an earlier leader may have used the code up. */
+  /** How often this code has been led. */
   generation: number
+  /** Whether an earlier leader went silent, and may have used the code up. */
+  mayBeUsed: boolean
   /** When the exchange began, unix ms of Redis: orders session_keys. */
   startedAtMs: number
   /** Remembers the success for retries. Never rejects: without it a retry gets `new_code`, no more. */
@@ -101,7 +103,7 @@ export interface LoginPorts {
     /** Throws what exchange() would reject with, if WeChat need not be asked for that: its circuit is open, … */
     admit(appid: string): void
     exchange(
-      request: { appid: string; code: string; ip: string; generation: number },
+      request: { appid: string; code: string; ip: string; generation: number; mayBeUsed: boolean },
       deadline: AbortSignal,
     ): Promise<WechatIdentity>
   }
@@ -155,12 +157,13 @@ export function createLogin({
     }
 
     const { claim } = claimed
+    const { generation, mayBeUsed } = claim
     let codeUsed = false
     let opened: OpenedSession
     try {
       wechat.admit(appid)
       await limits.spendExchange(appid)
-      const identity = await wechat.exchange({ appid, code, ip, generation: claim.generation }, deadline)
+      const identity = await wechat.exchange({ appid, code, ip, generation, mayBeUsed }, deadline)
       codeUsed = true
       const opening = sessions.open(attempt, identity, claim.startedAtMs)
       const settling = claim.settle(sessions.settlement(identity))

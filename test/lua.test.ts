@@ -36,7 +36,7 @@ const giveBack = (owner: string) => scripts.run('fail-code', [key], [owner, 'R',
 const refuse = (owner: string) =>
   scripts.run('fail-code', [key], [owner, 'N', 'code_invalid 40029 ', REFUSED_LIFE_MS])
 
-const leads = (generation: number) => ['LEAD', generation, expect.any(Number)]
+const leads = (generation: number, used = 0) => ['LEAD', generation, expect.any(Number), used]
 
 /** As if the owner had been silent for the whole of its lease. */
 const endLease = () => redis.hset(key, 'lease', 1)
@@ -79,7 +79,7 @@ describe('claim-code', () => {
   test('gives it to another owner of the same client when the leader has been silent', async () => {
     await claim('one')
     await endLease()
-    expect(await claim('two')).toEqual(leads(2))
+    expect(await claim('two')).toEqual(leads(2, 1))
     expect(await claim('one')).toEqual(['WAIT', expect.any(Number)])
   })
 
@@ -109,6 +109,18 @@ describe('claim-code', () => {
     expect(await claim('four', 'on 4G')).toEqual(['SETTLED', 'from 4G'])
   })
 
+  test.each([
+    { how: 'was given back', end: () => giveBack('one'), used: 0 },
+    { how: 'had a leader that went silent', end: endLease, used: 1 },
+  ])('tells who leads next whether a code that $how may be used up, and never forgets it', async (row) => {
+    await claim('one')
+    await row.end()
+    expect(await claim('two')).toEqual(leads(2, row.used))
+    expect(await claim('two')).toEqual(leads(2, row.used))
+    await giveBack('two')
+    expect(await claim('three')).toEqual(leads(3, row.used))
+  })
+
   test('answers a settled code with its value to its client, and to no other', async () => {
     await claim('one')
     await settle('t1 subject')
@@ -127,7 +139,8 @@ describe('claim-code', () => {
 
   test.each(['goes silent', 'gives it back'])('gives up a code whose leader %s three times', async (how) => {
     for (let generation = 1; generation <= LEADS_MAX; generation += 1) {
-      expect(await claim(`owner ${generation}`)).toEqual(leads(generation))
+      const used = how === 'goes silent' && generation > 1 ? 1 : 0
+      expect(await claim(`owner ${generation}`)).toEqual(leads(generation, used))
       if (how === 'goes silent') await endLease()
       else await giveBack(`owner ${generation}`)
     }

@@ -9,8 +9,9 @@
 --
 -- The record:  st   P pending, D done, N refused for good, R given back
 --              own  owner,  bind,  gen  how often it was led,  lease  unix ms,  val  the outcome of D or N
+--              used  1 once a leader went silent, who may have used the code up
 --
--- Returns {'LEAD', generation, now in unix ms}   exchange it; now is the start of the exchange
+-- Returns {'LEAD', generation, now in unix ms, used: 1 or 0}   exchange it; now is the start of the exchange
 --         {'WAIT', rest of the lease in ms}      somebody else is exchanging it: ask again
 --         {'SETTLED', value}                     done, for this client
 --         {'REFUSED', value}                     WeChat refused it (value: error code and errcode)
@@ -21,14 +22,14 @@ local leaseMs, lifeMs, leadsMax = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local record = redis.call('HMGET', key, 'st', 'bind', 'val', 'gen', 'lease', 'own')
+local record = redis.call('HMGET', key, 'st', 'bind', 'val', 'gen', 'lease', 'own', 'used')
 local state, boundTo, value = record[1], record[2], record[3]
-local generation, leaseEnd, heldBy = tonumber(record[4]), tonumber(record[5]), record[6]
+local generation, leaseEnd, heldBy, used = tonumber(record[4]), tonumber(record[5]), record[6], tonumber(record[7]) or 0
 
 if not state then
   redis.call('HSET', key, 'st', 'P', 'own', owner, 'bind', bind, 'gen', 1, 'lease', now + leaseMs)
   redis.call('PEXPIRE', key, lifeMs)
-  return { 'LEAD', 1, now }
+  return { 'LEAD', 1, now, 0 }
 end
 
 if state == 'N' then return { 'REFUSED', value } end
@@ -40,13 +41,17 @@ if state ~= 'R' and boundTo ~= bind then return { 'OTHER_CLIENT' } end
 if state == 'D' then return { 'SETTLED', value } end
 
 -- The owner asks again: its first answer was lost on the way. It leads already.
-if state == 'P' and heldBy == owner then return { 'LEAD', generation, now } end
+if state == 'P' and heldBy == owner then return { 'LEAD', generation, now, used } end
 
 if state == 'R' or now >= leaseEnd then
   if generation >= leadsMax then return { 'EXHAUSTED' } end
   redis.call('HSET', key, 'st', 'P', 'own', owner, 'bind', bind, 'gen', generation + 1, 'lease', now + leaseMs)
+  if state == 'P' then
+    used = 1 -- nobody knows how far the silent one has come
+    redis.call('HSET', key, 'used', used)
+  end
   redis.call('PEXPIRE', key, lifeMs)
-  return { 'LEAD', generation + 1, now }
+  return { 'LEAD', generation + 1, now, used }
 end
 
 return { 'WAIT', leaseEnd - now }

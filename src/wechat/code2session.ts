@@ -66,7 +66,9 @@ export interface ExchangeRequest {
   code: string
   /** The client's address. */
   ip: string
+  /** How often the code was led: above 1 it is no news that WeChat has seen it. */
   generation: number
+  mayBeUsed: boolean
 }
 
 /** The exchange over all platforms and their hosts. */
@@ -124,7 +126,7 @@ export function createCode2Session({
   async function exchangeWithRetries(
     app: App,
     platform: Platform,
-    { code, ip, generation }: ExchangeRequest,
+    { code, ip, generation, mayBeUsed }: ExchangeRequest,
     deadline: AbortSignal,
   ): Promise<WechatIdentity> {
     const { origins, errcodes } = platform
@@ -195,7 +197,7 @@ export function createCode2Session({
           ) {
             continue
           }
-          throw new GatewayError(unlessUnclear('wechat_unreachable', unclear || earlierLeader), {
+          throw new GatewayError(unlessUnclear('wechat_unreachable', unclear || mayBeUsed), {
             cause: attempt.error,
           })
 
