@@ -1,5 +1,6 @@
 /** All rows, in the order of the catalogue. A new file of rows is named here. */
 import { breakerRows } from './rows/breaker.ts'
+import { killedLeaderRows } from './rows/codes-killed.ts'
 import { codeRows } from './rows/codes.ts'
 import { lifecycleRows } from './rows/lifecycle.ts'
 import { processRows } from './rows/process.ts'
@@ -10,6 +11,7 @@ import { workerRows } from './rows/worker.ts'
 
 export const ROWS: readonly Row[] = [
   ...codeRows,
+  ...killedLeaderRows,
   ...redisRows,
   ...wechatRows,
   ...breakerRows,
