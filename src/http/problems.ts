@@ -41,7 +41,7 @@ function problemOf(error: GatewayError): Problem {
 }
 
 /** By code: while Redis or WeChat is away, every request is refused for the same reason. */
-const throttleRefusals = createThrottle()
+const throttleRefusals = createThrottle(2_000)
 
 /** Answers a request with an error, and tells the log what the client is not shown. */
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {

@@ -9,8 +9,6 @@ import type { Bench, Row } from '../row.ts'
 import { newKey, startStand } from '../stand.ts'
 import type { Gateway, Stand } from '../stand.ts'
 
-const UNDER_WAY_MS = 250
-
 export const foreignRows: readonly Row[] = [
   {
     id: 'R10',
@@ -80,7 +78,7 @@ async function runFull(bench: Bench): Promise<void> {
   await pause(4_000)
   await load.stop()
 
-  const span = { fromMs: fromMs + UNDER_WAY_MS, toMs }
+  const span = { fromMs, toMs }
   bench.say(`  meanwhile ${ledger.summary({ fromMs, toMs })}`)
   bench.figure(
     'validations failed',
@@ -223,11 +221,7 @@ async function runDenied(bench: Bench): Promise<void> {
       ledger.find(span).filter((attempt) => attempt.status !== 200 && !isFailure(attempt)).length,
       { is: 0 },
     )
-    bench.figure(
-      `${name}: exchanges`,
-      await exchangesWithin(stand, { fromMs: fromMs + UNDER_WAY_MS, toMs }),
-      { is: 0 },
-    )
+    bench.figure(`${name}: exchanges`, await exchangesWithin(stand, { fromMs, toMs }), { is: 0 })
     bench.figure(`${name}: lines a second`, (1_000 * Math.max(...lines)) / (toMs - fromMs), { max: 1 })
     bench.figure(`${name}: last failure after its end`, ledger.lastFailureAfterMs(endMs), {
       unit: 'ms',
