@@ -98,7 +98,6 @@ export const killedLeaderRows: readonly Row[] = [
     id: 'D7-settled',
     title: 'The leader of a code is killed as soon as the session is there, its answer sent or not',
     pass: 'one exchange; everybody else gets that session',
-    short: true,
     async run(bench) {
       const redis = await startStandalone()
       bench.defer(() => redis.close())
