@@ -8,6 +8,11 @@
  */
 /** A session takes about half a kilobyte here. */
 const ENTRIES_MAX = 50_000
+/**
+ * Kept when there are too many: a sixteenth goes at once. A Map steps over all that was deleted from its front, so one at
+ * a time would cost tens of microseconds each.
+ */
+const KEPT_SHARE = 15 / 16
 
 /** @param entriesMax above it those that were found first go first */
 export function createSessionCache<Session extends { sub: string }>(ttlMs: number, entriesMax = ENTRIES_MAX) {
@@ -68,8 +73,9 @@ export function createSessionCache<Session extends { sub: string }>(ttlMs: numbe
     entries.set(field, { session, untilMs })
     users.delete(session.sub)
     users.set(session.sub, entries)
+    if (size <= entriesMax) return
     for (const [sub, { size: count }] of users) {
-      if (size <= entriesMax) break
+      if (size <= Math.ceil(entriesMax * KEPT_SHARE)) break
       users.delete(sub)
       size -= count
     }

@@ -2,7 +2,6 @@
  * Blocks the event loop of a process for real, and of nobody else: loaded into it by --import, it does so each
  * time when a signal comes. The product knows nothing of it.
  */
-import type { ChildProcess } from 'node:child_process'
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
@@ -24,20 +23,24 @@ export function blockable(ms: number): Record<string, string> {
   return { NODE_OPTIONS: `--import=${fileURLToPath(import.meta.url)}`, [BLOCK_VARIABLE]: String(ms) }
 }
 
-/** Begins one block. */
-function block(child: ChildProcess): void {
-  child.kill(SIGNAL)
+/** A process that was started with it. */
+interface Blockable {
+  readonly pid?: number | undefined
 }
 
-/** One block after another, so many a second, until stop() is called. */
-export function blockAgainAndAgain(child: ChildProcess, everyMs: number): { stop(): void } {
-  const timer = setInterval(() => block(child), everyMs)
-  block(child)
+function block({ pid }: Blockable): void {
+  if (pid !== undefined) process.kill(pid, SIGNAL)
+}
+
+/** One block after another, at this distance, until stop() is called. */
+export function blockAgainAndAgain(blocked: Blockable, everyMs: number): { stop(): void } {
+  const timer = setInterval(() => block(blocked), everyMs)
+  block(blocked)
   return { stop: () => clearInterval(timer) }
 }
 
-/** Long enough for a signal to arrive and a block to have begun, on a machine that does other things too. */
-export async function blockBegun(child: ChildProcess): Promise<void> {
-  block(child)
+/** Begins one; comes back when it has begun, on a machine that does other things too. */
+export async function blockBegun(blocked: Blockable): Promise<void> {
+  block(blocked)
   await pause(100)
 }
