@@ -1,6 +1,8 @@
 /** Properties of the code itself: its directions, its comments, its catalogue of errors (design.md §2). */
 import { describe, expect, test } from 'vitest'
 import { ERRORS } from '../src/errors.ts'
+import { MUTATIONS } from './faults/mutations.ts'
+import { ROWS } from './faults/rows.ts'
 import {
   findCycle,
   importsOf,
@@ -194,6 +196,21 @@ describe('scripts', () => {
       ),
     )
     expect(used.toSorted()).toEqual(lua)
+  })
+})
+
+// npm run faults -- --mutations takes these out, and the row has to fail.
+describe('protections that are taken out', () => {
+  test.each(MUTATIONS)('$row: $takenOut', ({ row, file, find, replace }) => {
+    expect(readSource(file).split(find).length - 1).toBe(1)
+    expect(replace).not.toBe(find)
+    expect(ROWS.map(({ id }) => id)).toContain(row)
+  })
+
+  test('have names that tell them apart', () => {
+    const names = MUTATIONS.map(({ row, takenOut }) => `${row} ${takenOut}`)
+    expect(new Set(names).size).toBe(names.length)
+    expect(names.filter((name) => name.includes('|'))).toEqual([])
   })
 })
 

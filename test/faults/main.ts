@@ -5,6 +5,7 @@
  *   npm run faults -- R2 U11            rows by name
  *   npm run faults -- --short           the selection of the gate
  *   npm run faults -- --all --times 5 --parallel 3 --record
+ *   npm run faults -- --mutations       rows fail when what they test is taken out; all, or those of the named rows
  *
  * It ends with 1 when a row failed. `--record` keeps the figures in results.json and RESULTS.md.
  */
@@ -14,6 +15,7 @@ import { recordResult, writeTable } from './results.ts'
 import { describeFigure, runRow } from './row.ts'
 import type { Row, RunResult } from './row.ts'
 import { ROWS } from './rows.ts'
+import { runMutations } from './run-mutations.ts'
 
 const EXIT_USAGE = 2
 
@@ -26,10 +28,13 @@ const { values, positionals } = parseArgs({
     times: { type: 'string', default: '1' },
     parallel: { type: 'string', default: '1' },
     record: { type: 'boolean' },
+    mutations: { type: 'boolean' },
   },
 })
 
-if (values.list) {
+if (values.mutations) {
+  process.exit((await runMutations(positionals)) === 0 ? 0 : 1)
+} else if (values.list) {
   for (const { id, title, pass, short, alone, long } of ROWS) {
     const marks = [short && 'short', alone && 'alone', long && 'long'].filter(Boolean).join(', ')
     console.log(`${id.padEnd(9)}${title}${marks === '' ? '' : ` [${marks}]`}\n         passes: ${pass}`)

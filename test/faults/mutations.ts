@@ -1,0 +1,96 @@
+/**
+ * Protections, each with the row that fails without it: `npm run faults -- --mutations` takes out one after the other
+ * in a copy and demands that the row fails by its figures (run-mutations.ts). test/tidy.test.ts keeps the texts true.
+ */
+
+export interface Mutation {
+  /** Of ROWS. */
+  row: string
+  /** What is missing afterwards, in a line. */
+  takenOut: string
+  /** From the root of the repository. */
+  file: string
+  /** Stands in the file once. Short, so that it outlives changes around it. */
+  find: string
+  replace: string
+}
+
+export const MUTATIONS: readonly Mutation[] = [
+  {
+    row: 'D1-short',
+    takenOut: 'a code that somebody leads makes others wait',
+    file: 'src/lua/claim-code.lua',
+    find: "return { 'WAIT', leaseEnd - now }",
+    replace: "return { 'LEAD', generation, now, 0 }",
+  },
+  {
+    row: 'D4',
+    takenOut: 'a code stays with the client that began',
+    file: 'src/lua/claim-code.lua',
+    find: "if state ~= 'R' and boundTo ~= bind then",
+    replace: 'if false then',
+  },
+  {
+    row: 'D5',
+    takenOut: 'the claim of a code is that of its app',
+    file: 'src/codes.ts',
+    find: '.update(`${appid}\\0${code}`)',
+    replace: '.update(`${code}${appid.slice(99)}`)',
+  },
+  {
+    row: 'D10',
+    takenOut: 'refusals of WeChat are kept',
+    file: 'src/codes.ts',
+    find: "{ state: 'N', value, lifeMs: REFUSED_LIFE_MS }",
+    replace: "{ state: 'R', value, lifeMs: REFUSED_LIFE_MS }",
+  },
+  {
+    row: 'D13',
+    takenOut: 'a user has so many sessions and no more',
+    file: 'src/lua/open-session.lua',
+    find: 'if #sessions >= sessionsMax then',
+    replace: 'if false then',
+  },
+  {
+    row: 'D6',
+    takenOut: 'a leader that has gone silent is replaced',
+    file: 'src/lua/claim-code.lua',
+    find: "if state == 'R' or now >= leaseEnd then",
+    replace: "if state == 'R' then",
+  },
+  {
+    row: 'D7-settled',
+    takenOut: 'a login that is done is found again by its code',
+    file: 'src/lua/settle-code.lua',
+    find: "redis.call('HSET', key, 'st', 'D', 'val', value, 'bind', bind)",
+    replace: "redis.call('HSET', key, 'val', value, 'bind', bind)",
+  },
+  {
+    row: 'D8',
+    takenOut: 'a session_key that arrives late does not replace a newer one',
+    file: 'src/lua/open-session.lua',
+    find: 'if startOf(exchange) >= heldSince then',
+    replace: 'if true then',
+  },
+  {
+    row: 'R2',
+    takenOut: 'commands do not queue while Redis is away',
+    file: 'src/redis.ts',
+    find: 'enableOfflineQueue: false,',
+    replace: 'enableOfflineQueue: true,',
+  },
+  {
+    row: 'R4',
+    takenOut: 'a command of the request path is given up after a time',
+    file: 'src/redis.ts',
+    find: 'commandTimeout: config.commandTimeoutMs,',
+    replace: '',
+  },
+  {
+    row: 'R4',
+    takenOut: 'a claim that may have been made is taken back',
+    file: 'src/codes.ts',
+    find: "[owner, 'R', '', PENDING_LIFE_MS]",
+    replace: "['nobody', 'R', '', PENDING_LIFE_MS]",
+  },
+]
