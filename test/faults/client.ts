@@ -22,13 +22,15 @@ export interface LoginRequest {
 
 export type FaultClient = ReturnType<typeof createFaultClient>
 
-export function createFaultClient(ledger: Ledger) {
-  const agent = new Agent({
+/** @param agent how it keeps its connections, where a row is about that; it is closed with the client */
+export function createFaultClient(
+  ledger: Ledger,
+  agent = new Agent({
     connections: CONNECTIONS_MAX,
     keepAliveTimeout: 30_000,
     connect: { timeout: 5_000 },
-  })
-
+  }),
+) {
   async function send(
     kind: AttemptKind,
     target: string,

@@ -170,6 +170,8 @@ export async function startStand(bench: Bench, options: StandOptions = {}) {
     ledger,
     client,
     app,
+    /** Of a gateway, but for its ports. */
+    gatewayEnv: gatewayEnv as Readonly<Environment>,
     /** What nobody may ever read anywhere: see canaries.ts. */
     secrets: [...Object.values(secrets), ...wechat.apps.map(({ secret }) => secret)],
     /** One more, for rows about growing and rolling. It is not part of `gateways`. */
