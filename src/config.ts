@@ -14,6 +14,7 @@ import { Secret } from './secret.ts'
 import type { SessionLife } from './session-value.ts'
 import { SETTINGS } from './settings.ts'
 import type { SettingName } from './settings.ts'
+import type { LocalLimitSettings } from './local-limits.ts'
 import type { SheddingSettings } from './shedding.ts'
 
 export type { App, Environment, Key }
@@ -76,6 +77,7 @@ export interface GatewayConfig {
     readonly loginPerUser: number
     readonly exchangePerApp: number
   }
+  readonly localLimits: LocalLimitSettings
   readonly shedding: SheddingSettings
   readonly provisionRefreshSeconds: number
   readonly logLevel: string
@@ -204,6 +206,11 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
       invalidPerIp: values.LIMIT_INVALID_PER_IP,
       loginPerUser: values.LIMIT_LOGIN_PER_USER,
       exchangePerApp: values.LIMIT_EXCHANGE_PER_APP,
+    },
+    localLimits: {
+      wrongTokenPerIp: values.LIMIT_WRONG_TOKEN_PER_IP,
+      tokenPerUser: values.LIMIT_TOKEN_PER_USER,
+      phonePerUser: values.LIMIT_PHONE_PER_USER,
     },
     shedding: { loopDelayMsMax: values.SHED_LOOP_DELAY_MS, inFlightMax: values.SHED_IN_FLIGHT },
     provisionRefreshSeconds: values.PROVISION_REFRESH_SECONDS,

@@ -186,6 +186,12 @@ export const ERRORS = {
     retryAfterSeconds: 1,
     title: 'The gateway is not available for the moment.',
   },
+  seal_exhausted: {
+    status: 503,
+    retry: 'never',
+    retryAfterSeconds: 60,
+    title: 'The key of SEAL_KEYS has sealed as often as it may: its operator has to rotate it.',
+  },
   overloaded: { status: 503, retry: 'same_code', retryAfterSeconds: 1, title: 'The gateway is overloaded.' },
   internal: { status: 500, retry: 'new_code', title: 'The gateway failed.' },
 } as const satisfies Record<string, ErrorSpec>

@@ -16,6 +16,7 @@ import { createPublicApp } from './http/public.ts'
 import { createJwts } from './jwt.ts'
 import { createLimits } from './limits.ts'
 import { createThrottle } from './log.ts'
+import { createLocalLimits } from './local-limits.ts'
 import type { Log } from './log.ts'
 import { createLogin } from './login.ts'
 import type { Grant, Login } from './login.ts'
@@ -84,7 +85,13 @@ export function createGateway(
   metrics.queueJobs(() => provisioning.counts())
   const selfHeal = createSelfHeal(provisioning, clock, () => metrics.provisioningSelfheal.inc())
 
-  const seal = createSeal(config.sealKeys, (kid) => metrics.seals.inc({ kid }))
+  const seal = createSeal(config.sealKeys, {
+    onSeal: (kid) => metrics.seals.inc({ kid }),
+    onAlarm(kid) {
+      metrics.sealAlarm.set({ kid }, 1)
+      log.error({ kid }, 'half of what this key may seal has been sealed: rotate SEAL_KEYS now')
+    },
+  })
   const apps = createApps(
     {
       redis,
@@ -113,6 +120,9 @@ export function createGateway(
       exchangePerAppOf: (appid) => apps.find(appid)?.limits.exchangePerMinute,
     },
     (limit, outcome) => metrics.limits.inc({ limit, outcome }),
+  )
+  const localLimits = createLocalLimits(config.localLimits, (limit, outcome) =>
+    metrics.limits.inc({ limit, outcome }),
   )
   const throttle = createThrottle()
   const codes = createCodes(redis, keys, {
@@ -261,6 +271,7 @@ export function createGateway(
     sessions,
     jwts,
     keyUses,
+    localLimits,
     exposeOpenid: config.exposeOpenid,
   })
   const admin = createAdminApp({

@@ -145,6 +145,12 @@ export function createGatewayMetrics() {
       'Values sealed, by kid of SEAL_KEYS. Replace a key when all gateways together come near 2^31 (seal.ts).',
       ['kid'],
     ),
+    sealAlarm: gauge(
+      registry,
+      'seal_alarm',
+      'By kid of SEAL_KEYS, 1: this process alone has sealed 2^31 times with it. At 2^32 it stops: rotate before.',
+      ['kid'],
+    ),
     sealedUnreadable: counter(
       registry,
       'sealed_unreadable_total',

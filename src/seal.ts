@@ -10,16 +10,23 @@
  * app it does not open.
  *
  * Nonces are random, so one key must not seal more than 2^32 times in its life, by all gateways together
- * (NIST SP 800-38D §8.3). seals_total counts; rotate at 2^31. At 100 logins a second that is 248 days.
+ * (NIST SP 800-38D §8.3). A process counts for itself: at 2^31 it raises the alarm, and at 2^32 it seals no more
+ * with that key. The sum over all gateways and restarts is Prometheus' to watch: seals_total. At 100 logins a second
+ * 2^31 is 248 days.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
 import type { Key } from './config.ts'
+import { GatewayError } from './errors.ts'
 
 const VERSION = 1
 const ALGORITHM = 'aes-256-gcm'
 const NONCE_BYTES = 12
 /** Given explicitly when opening: Node accepts tags cut to 4 bytes otherwise. */
 const TAG_BYTES = 16
+/** Times that one key may seal. */
+export const SEALS_MAX = 2 ** 32
+/** Half of them are left: time to rotate. */
+export const SEALS_ALARM = 2 ** 31
 
 /** Where a sealed value belongs. */
 export interface SealedPlace {
@@ -28,29 +35,45 @@ export interface SealedPlace {
 }
 
 export interface Seal {
+  /** @throws {GatewayError} seal_exhausted, when the key has sealed as often as it may */
   seal(plaintext: Buffer, place: SealedPlace): Buffer
   /** `undefined`: it was not sealed here, for this place, by a key that is still in the ring. */
   unseal(envelope: Buffer, place: SealedPlace): Buffer | undefined
 }
 
+export interface SealObserver {
+  onSeal(kid: string): void
+  /** Half of what the key may seal has been sealed by this process: told once. */
+  onAlarm(kid: string): void
+}
+
 /**
  * @param keys at least one; the first seals
- * @param onSeal told the kid each time something is sealed, for the count above
+ * @param sealedBefore how often the first has sealed in this process's life: of tests, which cannot wait for 2^31
  */
-export function createSeal(keys: readonly Key[], onSeal: (kid: string) => void = () => {}): Seal {
+export function createSeal(
+  keys: readonly Key[],
+  observer: SealObserver = { onSeal() {}, onAlarm() {} },
+  sealedBefore = 0,
+): Seal {
   const ring = new Map(keys.map((key) => [key.kid, key.bytes.reveal()]))
   const [first] = keys
   if (first === undefined) throw new TypeError('a seal needs a key')
   const sealing = { kid: first.kid, key: first.bytes.reveal() }
+  let seals = sealedBefore
 
   return {
     seal(plaintext, place) {
+      // Better no login than a nonce that repeats: two equal ones give away what was sealed, and the key's secret.
+      if (seals >= SEALS_MAX) throw new GatewayError('seal_exhausted')
+      seals += 1
+      if (seals === SEALS_ALARM) observer.onAlarm(sealing.kid)
       const nonce = randomBytes(NONCE_BYTES)
       const cipher = createCipheriv(ALGORITHM, sealing.key, nonce, { authTagLength: TAG_BYTES })
       cipher.setAAD(additionalData(sealing.kid, place))
       const kid = Buffer.from(sealing.kid)
       const ciphertext = Buffer.concat([cipher.update(plaintext), cipher.final()])
-      onSeal(sealing.kid)
+      observer.onSeal(sealing.kid)
       return Buffer.concat([Buffer.from([VERSION, kid.length]), kid, nonce, ciphertext, cipher.getAuthTag()])
     },
 

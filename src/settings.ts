@@ -228,6 +228,24 @@ export const SETTINGS = {
     max: 1_000_000,
     doc: 'Logins a minute of one user.',
   }),
+  LIMIT_WRONG_TOKEN_PER_IP: integer({
+    default: 1000,
+    min: 1,
+    max: 10_000_000,
+    doc: 'Wrong tokens a minute from one address that one gateway answers with 401; beyond, 429. A valid token is never refused for its address, and /auth does not count: limit guessing there in your proxy.',
+  }),
+  LIMIT_TOKEN_PER_USER: integer({
+    default: 60,
+    min: 1,
+    max: 1_000_000,
+    doc: 'JWTs a minute that one gateway makes for one user.',
+  }),
+  LIMIT_PHONE_PER_USER: integer({
+    default: 10,
+    min: 1,
+    max: 1_000_000,
+    doc: 'Phone numbers a minute that one gateway asks of WeChat for one user. WeChat charges for each.',
+  }),
   LIMIT_EXCHANGE_PER_APP: integer({
     default: 60_000,
     min: 1,

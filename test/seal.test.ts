@@ -3,7 +3,7 @@ import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Key } from '../src/config.ts'
-import { createSeal } from '../src/seal.ts'
+import { createSeal, SEALS_ALARM, SEALS_MAX } from '../src/seal.ts'
 import type { SealedPlace } from '../src/seal.ts'
 import { Secret } from '../src/secret.ts'
 
@@ -51,6 +51,29 @@ describe('an envelope', () => {
     decipher.setAuthTag(envelope.subarray(-TAG_BYTES))
     const plaintext = Buffer.concat([decipher.update(envelope.subarray(16, -TAG_BYTES)), decipher.final()])
     expect(plaintext).toEqual(SESSION_KEY)
+  })
+
+  // failures.md C-1; NIST SP 800-38D §8.3.
+  test('raises the alarm once, at 2^31 of one process, and at 2^32 there is none any more', () => {
+    const alarms: string[] = []
+    const observer = { onSeal() {}, onAlarm: (kid: string) => alarms.push(kid) }
+    const halfway = createSeal([newKey('s2'), newKey('s1')], observer, SEALS_ALARM - 2)
+    halfway.seal(SESSION_KEY, PLACE)
+    expect(alarms).toEqual([])
+    for (let i = 0; i < 3; i += 1) halfway.seal(SESSION_KEY, PLACE)
+    expect(alarms).toEqual(['s2'])
+
+    const ring = [newKey('s2'), newKey('s1')]
+    const last = createSeal(ring, observer, SEALS_MAX - 1)
+    const envelope = last.seal(SESSION_KEY, PLACE)
+    for (let i = 0; i < 2; i += 1) {
+      expect(() => last.seal(SESSION_KEY, PLACE)).toThrow(
+        expect.objectContaining({ code: 'seal_exhausted', status: 503 }),
+      )
+    }
+    expect(last.unseal(envelope, PLACE)).toEqual(SESSION_KEY) // who is logged in stays so
+    expect(createSeal(ring.toReversed(), observer).seal(SESSION_KEY, PLACE)).toBeDefined()
+    expect([SEALS_ALARM, SEALS_MAX]).toEqual([2_147_483_648, 4_294_967_296])
   })
 
   test('shows nothing of the session_key, and never uses a nonce twice', () => {

@@ -236,9 +236,10 @@ describe('a seal', () => {
   // C-1
   test('uses no nonce twice in 300,000 times, and tells each time which key it has used', () => {
     let counted = 0
-    const seal = createSeal([newKey('s2'), newKey('s1')], (kid) => {
+    const onSeal = (kid: string) => {
       if (kid === 's2') counted += 1
-    })
+    }
+    const seal = createSeal([newKey('s2'), newKey('s1')], { onSeal, onAlarm() {} })
     const nonces = new Set<string>()
     const place = { appid: APPID, sub: subjectOf(APPID, 'o-sealed') }
     const plaintext = randomBytes(16)

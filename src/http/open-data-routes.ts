@@ -2,6 +2,7 @@
 import { Type } from 'typebox'
 import type { FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
+import type { LocalLimits } from '../local-limits.ts'
 import type { SessionKeyUses } from '../session-key-uses.ts'
 import type { Session, Sessions } from '../sessions.ts'
 import { bearerOf } from './client.ts'
@@ -48,11 +49,12 @@ export interface OpenDataRoutesDeps {
   sessions: Pick<Sessions, 'find'>
   keyUses: SessionKeyUses
   exposeOpenid: boolean
+  localLimits: LocalLimits
 }
 
 export function addOpenDataRoutes(
   app: Server,
-  { sessions, keyUses, exposeOpenid }: OpenDataRoutesDeps,
+  { sessions, keyUses, exposeOpenid, localLimits }: OpenDataRoutesDeps,
 ): void {
   async function findSession(request: FastifyRequest): Promise<Session> {
     const session = await sessions.find(bearerOf(request))
@@ -89,7 +91,9 @@ export function addOpenDataRoutes(
     '/session/phone',
     { schema: { querystring: NoFields, body: PhoneFields, response: { 200: PhoneAnswer } } },
     async (request) => {
-      const phone = await keyUses.phone(await findSession(request), request.body.code)
+      const session = await findSession(request)
+      localLimits.spendPhone(session.sub)
+      const phone = await keyUses.phone(session, request.body.code)
       return {
         phone_number: phone.phoneNumber,
         pure_phone_number: phone.purePhoneNumber,

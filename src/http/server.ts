@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import Fastify, { LogController } from 'fastify'
-import type { FastifyReply, RouteOptions } from 'fastify'
+import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { Health } from '../health.ts'
 import type { Log } from '../log.ts'
@@ -66,8 +66,14 @@ export interface ServerDeps {
   loginDeadlineMs: number
 }
 
-/** A listener with its limits, its errors and its hooks; the routes are the caller's. */
-export function createServer({ log, health, metrics, shedding, trustProxy, loginDeadlineMs }: ServerDeps) {
+/**
+ * A listener with its limits, its errors and its hooks; the routes are the caller's.
+ * @param reconsider what an error is to be shown as, where a listener has a say in it
+ */
+export function createServer(
+  { log, health, metrics, shedding, trustProxy, loginDeadlineMs }: ServerDeps,
+  reconsider: (error: unknown, request: FastifyRequest) => unknown = (error) => error,
+) {
   const handlerMsMax = loginDeadlineMs + HANDLER_MARGIN_MS
   const app = Fastify({
     loggerInstance: log,
@@ -131,7 +137,7 @@ export function createServer({ log, health, metrics, shedding, trustProxy, login
   })
   app.decorateRequest('outcome', 'ok')
   app.decorateRequest('leave', undefined)
-  app.setErrorHandler(sendProblem)
+  app.setErrorHandler((error, request, reply) => sendProblem(reconsider(error, request), request, reply))
   const routes = createRouteList()
   app.addHook('onRoute', routes.add)
   app.setNotFoundHandler((request, reply) => {

@@ -2,6 +2,7 @@
 import { Type } from 'typebox'
 import { GatewayError } from '../errors.ts'
 import type { Jwts } from '../jwt.ts'
+import type { LocalLimits } from '../local-limits.ts'
 import type { Sessions } from '../sessions.ts'
 import { bearerOf } from './client.ts'
 import type { Server } from './server.ts'
@@ -41,9 +42,10 @@ const JWKS_CACHE_CONTROL = 'public, max-age=300'
 export interface TokenRoutesDeps {
   jwts: Jwts
   sessions: Sessions
+  localLimits: LocalLimits
 }
 
-export function addTokenRoutes(app: Server, { jwts, sessions }: TokenRoutesDeps): void {
+export function addTokenRoutes(app: Server, { jwts, sessions, localLimits }: TokenRoutesDeps): void {
   app.post(
     '/token',
     { schema: { body: TokenFields, querystring: NoFields, response: { 200: TokenAnswer } } },
@@ -51,6 +53,7 @@ export function addTokenRoutes(app: Server, { jwts, sessions }: TokenRoutesDeps)
       // The session first: which audiences there are is nothing for strangers.
       const session = await sessions.find(bearerOf(request))
       if (session === undefined) throw new GatewayError('session_invalid')
+      localLimits.spendToken(session.sub)
       const { token, expiresInSeconds } = await jwts.issue(session, request.body.audience)
       return { token, token_type: 'Bearer' as const, expires_in: expiresInSeconds }
     },

@@ -92,6 +92,7 @@ export async function startStand(bench: Bench, options: StandOptions = {}) {
     LIMIT_LOGIN_PER_IP: '10000000',
     LIMIT_INVALID_PER_IP: '10000000',
     LIMIT_LOGIN_PER_USER: '1000000',
+    LIMIT_WRONG_TOKEN_PER_IP: '10000000',
     LIMIT_EXCHANGE_PER_APP: '10000000',
     // All that a stand is made of shares a few cores, and its loops are late for that alone.
     SHED_LOOP_DELAY_MS: '60000',

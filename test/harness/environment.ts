@@ -42,6 +42,9 @@ export function gatewayEnvironment(
     LIMIT_LOGIN_PER_IP: '10000000',
     LIMIT_INVALID_PER_IP: '10000000',
     LIMIT_LOGIN_PER_USER: '1000000',
+    LIMIT_WRONG_TOKEN_PER_IP: '10000000',
+    LIMIT_TOKEN_PER_USER: '1000000',
+    LIMIT_PHONE_PER_USER: '1000000',
     LIMIT_EXCHANGE_PER_APP: '10000000',
     // Tests and gateway often share a process, which is late when several of them run.
     SHED_LOOP_DELAY_MS: '60000',
