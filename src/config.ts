@@ -3,9 +3,10 @@
  * several of them, and either returns one typed object or throws one ConfigError that names every fault
  * at once and prints no value.
  */
-import { existsSync, readFileSync } from 'node:fs'
-import { AppFault, parseAppEntry } from './app-entry.ts'
+import { existsSync } from 'node:fs'
+import { parseAppEntry } from './app-entry.ts'
 import type { App } from './app-entry.ts'
+import { readAppsFile } from './apps-file.ts'
 import { checkKeysDiffer, DEVELOPMENT_MARK, parseRing } from './key-ring.ts'
 import type { Key } from './key-ring.ts'
 import { errorCode, readSettings } from './reading.ts'
@@ -293,33 +294,6 @@ function loadApps({ values, faults, isMissing }: Reading<GatewaySetting>): App[]
     faults.push('no Mini Program is configured: set WECHAT_APPID and WECHAT_SECRET, or WECHAT_APPS_FILE')
   }
   return [...apps.values()]
-}
-
-function readAppsFile(path: string, faults: string[]): App[] {
-  let parsed: unknown
-  try {
-    parsed = JSON.parse(readFileSync(path, 'utf8'))
-  } catch (error) {
-    // A JSON error quotes the text around it, which may be a secret; its kind is enough.
-    faults.push(
-      `WECHAT_APPS_FILE cannot be used (${error instanceof SyntaxError ? 'not JSON' : errorCode(error)})`,
-    )
-    return []
-  }
-  if (!Array.isArray(parsed) || parsed.length === 0) {
-    faults.push('WECHAT_APPS_FILE must hold a JSON list of {"appid", "secret"}')
-    return []
-  }
-  const apps: App[] = []
-  for (const [index, entry] of parsed.entries()) {
-    try {
-      apps.push(parseAppEntry(entry))
-    } catch (error) {
-      if (!(error instanceof AppFault)) throw error
-      faults.push(`WECHAT_APPS_FILE entry ${index + 1}: ${error.message}`)
-    }
-  }
-  return apps
 }
 
 function parseKeys(

@@ -13,8 +13,8 @@
  */
 import { createPrivateKey, createPublicKey, hkdfSync, randomUUID } from 'node:crypto'
 import { base64url, calculateJwkThumbprint, errors, jwtVerify, SignJWT } from 'jose'
-import type { Key } from './config.ts'
 import { GatewayError } from './errors.ts'
+import type { Key } from './key-ring.ts'
 import type { StoreClock } from './redis.ts'
 
 /** `EdDSA` in RFC 8037; the key says that it is Ed25519. */
