@@ -93,4 +93,25 @@ export const MUTATIONS: readonly Mutation[] = [
     find: "[owner, 'R', '', PENDING_LIFE_MS]",
     replace: "['nobody', 'R', '', PENDING_LIFE_MS]",
   },
+  {
+    row: 'N1',
+    takenOut: 'connections that fall idle while a gateway goes are closed',
+    file: 'src/http/draining.ts',
+    find: 'server.closeIdleConnections()',
+    replace: '',
+  },
+  {
+    row: 'M1-shed',
+    takenOut: 'requests are shed before anything is done for them',
+    file: 'src/http/shedding-hook.ts',
+    find: 'if (shedding.refuse(rank) !== undefined)',
+    replace: 'if (rank === undefined)',
+  },
+  {
+    row: 'L4',
+    takenOut: 'logins may not fill the last fifth',
+    file: 'src/shedding.ts',
+    find: 'login: 0.8,',
+    replace: 'login: 1.0,',
+  },
 ]
