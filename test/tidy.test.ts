@@ -28,7 +28,7 @@ const HOMES: Record<string, RegExp> = {
   '@electric-sql/pglite': /^workers\//,
   '@fastify/type-provider-typebox': /^src\/http\//,
   bullmq: /^(src\/(provisioning|erasure)\.ts$|workers\/)/,
-  'close-with-grace': /^(src\/gateway-process|workers\/main)\.ts$/,
+  'close-with-grace': /^(src\/gateway|workers\/worker)-process\.ts$/,
   fastify: /^src\/http\//,
   ioredis: /^src\/redis(-watch)?\.ts$/,
   jose: /^src\/jwt\.ts$/,

@@ -155,10 +155,10 @@ type Ends = ReturnType<typeof createEnds>
 
 /** After its first words, and before it is ready. */
 async function endWhileStarting(program: Program): Promise<number | null> {
-  const before = program.output().length
   await program.end('SIGTERM')
+  const before = program.output().length
   await program.start({ awaitReady: false })
-  await until('it to say something', () => program.output().length > before)
+  await until('it to say something', () => program.output().length > before, END_MS_MAX)
   return program.end('SIGTERM')
 }
 

@@ -1,0 +1,174 @@
+/**
+ * The life of a worker process: takes provisioning jobs from Redis and writes users into the database.
+ *
+ * It waits for Redis and for the database as long as it takes, at the start and later, and says so on
+ * /readyz; only what no waiting can cure ends it: a faulty configuration, a port or data folder that is
+ * taken, tables that cannot be migrated. SIGTERM lets the running jobs finish; a second signal does not.
+ */
+import { fork } from 'node:child_process'
+import { setTimeout as delay } from 'node:timers/promises'
+import closeWithGrace from 'close-with-grace'
+import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
+import type { WorkerConfig } from '../src/config.ts'
+import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
+import { createLogOutput } from '../src/log-output.ts'
+import { createLog } from '../src/log.ts'
+import { createWorkerMetrics } from '../src/metrics.ts'
+import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
+import { connectFailFast, connectPatient, createKeys, disconnect } from '../src/redis.ts'
+import type { RedisClient } from '../src/redis.ts'
+import { reportConnection } from '../src/redis-report.ts'
+import { DataDirInUse } from './data-dir-lock.ts'
+import { describeDatabaseError, isTransient } from './database-errors.ts'
+import { waitForDatabase } from './database-wait.ts'
+import { openDatabase } from './database.ts'
+import type { Database } from './database.ts'
+import { createEraseUser } from './erase-user.ts'
+import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
+import type { EraseWorker } from './erase-worker.ts'
+import { createErasures } from './erasures.ts'
+import { createProvisionUser } from './provision-user.ts'
+import { createJobCount, createProvisionWorker } from './provision-worker.ts'
+import type { ProvisionWorker } from './provision-worker.ts'
+import { createQuarantine } from './quarantine.ts'
+import type { Quarantine } from './quarantine.ts'
+import { listenForStatus } from './status-listener.ts'
+import { createUsers } from './users.ts'
+
+/** For the running jobs. Below Kubernetes' 30 s until SIGKILL, with what follows it. */
+const JOBS_GRACE_MS = 20_000
+/** Without Redis no job can end, however long one waits for it. */
+const JOBS_GRACE_WITHOUT_REDIS_MS = 2_000
+const DISCONNECT_MS = 1_000
+/** The whole of it, whatever hangs. */
+const SHUTDOWN_MS_MAX = 25_000
+
+const QUARANTINE_PROGRAM = new URL('quarantine-process.ts', import.meta.url)
+
+const config = readConfig()
+const log = createLog(config.logLevel, 'worker', createLogOutput())
+const stopping = new AbortController()
+
+/** Sees to signals before it returns. Resolves when the worker is ready, or has been told to end before. */
+export async function runWorker(): Promise<void> {
+  try {
+    await start(config)
+  } catch (error) {
+    // While stopping, what was being waited for is broken off, and closeWithGrace ends the process.
+    if (stopping.signal.aborted) return
+    if (error instanceof DataDirInUse) log.fatal(error.message)
+    else log.fatal({ err: error }, 'the worker cannot start')
+    process.exit(1)
+  }
+}
+
+function readConfig(): WorkerConfig {
+  try {
+    return loadWorkerConfig(readEnvironment())
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(error.message)
+    return process.exit(1)
+  }
+}
+
+async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, concurrency }: WorkerConfig) {
+  const metrics = createWorkerMetrics()
+  const keys = createKeys(redisConfig.keyPrefix)
+  const prefix = keys.queue(PROVISION_QUEUE)
+  const redis = connectPatient(redisConfig)
+  reportConnection(redis, log, () => stopping.signal.aborted)
+  let worker: ProvisionWorker | undefined
+  let eraseWorker: EraseWorker | undefined
+  let database: Database | undefined
+  let quarantine: Quarantine | undefined
+  let status: Awaited<ReturnType<typeof listenForStatus>> | undefined
+
+  closeWithGrace({ delay: SHUTDOWN_MS_MAX, logger: { error: logUnexpected } }, async ({ err, signal }) => {
+    if (err) log.fatal({ err }, 'unexpected error: the worker stops')
+    else log.info({ signal }, 'the worker stops')
+    stopping.abort()
+    const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
+    await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs)])
+    quarantine?.close()
+    await Promise.all([disconnect(redis, DISCONNECT_MS), database && closeInTime(database)])
+    status?.close()
+    log.info('the worker has stopped')
+  })
+
+  status = await listenForStatus(
+    { metrics: metrics.exposition, whyNotReady: () => whyNotReady(redis, worker) },
+    { host, port },
+  )
+
+  const opened = await openDatabase({
+    url: databaseUrl?.reveal(),
+    dataDir,
+    onConnectionError: (error) => log.warn(describeDatabaseError(error), 'idle database connection lost'),
+  })
+  database = opened
+  await waitForDatabase(() => opened.migrate(), {
+    log,
+    signal: stopping.signal,
+    isFatal: (error) => !isTransient(error),
+  })
+
+  // Neither a scrape nor the watch on the worker may wait for Redis.
+  const failFast = connectFailFast(redisConfig) // the other connection reports what is wrong
+  const countJobs = createJobCount(failFast, prefix)
+  metrics.queueJobs(countJobs)
+  const acknowledge = createAcknowledge(redis, keys)
+  const isLoggedIn = createLoggedInCheck(redis, keys)
+  const provisionUser = createProvisionUser({
+    users: createUsers(opened.db),
+    acknowledge,
+    isLoggedIn,
+    log,
+  })
+  quarantine = opened.kind === 'postgres' ? createQuarantine(() => fork(QUARANTINE_PROGRAM), log) : undefined
+  worker = createProvisionWorker(
+    {
+      provisionUser,
+      quarantine: quarantine?.run,
+      redis,
+      database: opened,
+      metrics,
+      log,
+      countWaiting: async () => (await countJobs())['waiting'] ?? 0,
+      onStuck() {
+        log.fatal('jobs wait and none is done: the worker ends itself so that a new one is started')
+        process.exit(1)
+      },
+    },
+    { prefix, concurrency },
+  )
+  const eraseUser = createEraseUser({
+    erasures: createErasures(opened.db),
+    removeJobs: createJobRemoval(redis, prefix),
+    isLoggedIn,
+    acknowledge,
+    receipts: createReceiptWriter(redis, keys),
+    log,
+  })
+  eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, keys.queue(ERASE_QUEUE))
+  await Promise.all([worker.start(), eraseWorker.start()])
+  log.info({ url: `http://${host}:${status.port}`, database: opened.kind, concurrency }, 'worker ready')
+}
+
+function whyNotReady(redis: RedisClient, worker: ProvisionWorker | undefined): string | undefined {
+  if (stopping.signal.aborted) return 'stopping'
+  if (redis.status !== 'ready') return 'waiting for Redis'
+  if (!worker?.takesJobs()) return 'waiting for the database'
+  return undefined
+}
+
+async function closeInTime(database: Database): Promise<void> {
+  const closed = database
+    .close()
+    .catch((error: unknown) => log.warn(describeDatabaseError(error), 'database'))
+  await Promise.race([closed, delay(DISCONNECT_MS, undefined, { ref: false })])
+}
+
+function logUnexpected(error: unknown): void {
+  log.error(error instanceof Error ? { err: error } : { reason: String(error) }, 'while stopping')
+}
