@@ -36,6 +36,12 @@ export function isFailure({ status }: Pick<Attempt, 'status'>): boolean {
   return status === 0 || status >= 500
 }
 
+/** Logins that were due and answered with 200 within the span: one that is still under way at its end may succeed. */
+export function loginsWithin(ledger: Ledger, span: Span): number {
+  return ledger.find({ kind: 'login', status: 200, ...span }).filter(({ atMs, ms }) => atMs + ms <= span.toMs)
+    .length
+}
+
 /** From the first to the last failure within the span; 0 when there is none. */
 export function failureWindowMs(ledger: Ledger, span: Span, kind?: AttemptKind): number {
   const failed = ledger.find({ ...span, ...(kind === undefined ? {} : { kind }) }).filter(isFailure)

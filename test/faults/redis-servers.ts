@@ -35,8 +35,11 @@ export interface SentinelRedis extends RedisServers {
   master(): Promise<RedisNode>
   /** Resolves when another than `former` is the master and takes writes. */
   promotedAfter(former: RedisNode, timeoutMs?: number): Promise<RedisNode>
-  /** A planned failover, by the first sentinel. Resolves when the new master takes writes. */
-  failOver(): Promise<RedisNode>
+  /**
+   * A planned failover, by the first sentinel. Resolves when the new master takes writes. Unless writes are paused,
+   * the former takes some for a second yet, which are lost: it is told last.
+   */
+  failOver(options?: { pausingWrites?: boolean }): Promise<RedisNode>
   /** Resolves when both replicas follow the master. */
   settled(timeoutMs?: number): Promise<void>
 }
@@ -90,6 +93,8 @@ const MASTER_NAME = 'mymaster'
 const DOWN_AFTER_MS = 1_000
 const FAILOVER_TIMEOUT_MS = 3_000
 const QUORUM = 2
+/** The former master is told to follow as late as this: until then it would take writes that nobody keeps. */
+const PAUSE_MS = 12_000
 
 /** A master, two replicas and three sentinels. A master that has lost its replicas takes no writes. */
 export async function startSentinels({ config = [] }: RedisOptions = {}): Promise<SentinelRedis> {
@@ -161,10 +166,11 @@ export async function startSentinels({ config = [] }: RedisOptions = {}): Promis
     sentinels,
     master,
     promotedAfter,
-    async failOver() {
+    async failOver({ pausingWrites = false } = {}) {
       const former = await master()
       // It is refused, or given up soon after, while the failover before is not quite over.
       return until('a planned failover', async () => {
+        if (pausingWrites) await former.admin.call('CLIENT', 'PAUSE', PAUSE_MS, 'WRITE')
         await sentinels[0]?.admin.call('SENTINEL', 'failover', MASTER_NAME).catch(() => {})
         return promotedAfter(former, FAILOVER_TIMEOUT_MS).catch(() => undefined)
       })

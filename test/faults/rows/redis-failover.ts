@@ -5,7 +5,7 @@ import { checkInvariants } from '../invariants.ts'
 import { acknowledgedJustBefore, deferred, failureWindowMs, REDIS_LOAD, WARM_UP_MS } from '../outage.ts'
 import { startCluster, startSentinels } from '../redis-servers.ts'
 import type { ClusterRedis } from '../redis-servers.ts'
-import type { Row } from '../row.ts'
+import type { Bench, Row } from '../row.ts'
 import { startStand } from '../stand.ts'
 
 const WINDOW_MS_MAX = 5_000
@@ -66,26 +66,14 @@ export const failoverRows: readonly Row[] = [
   {
     id: 'R7',
     title: 'five planned failovers (SENTINEL FAILOVER), under load',
-    pass: 'errors for ≤ 1.5 s each',
-    async run(bench) {
-      const redis = await deferred(bench, startSentinels())
-      const stand = await startStand(bench, { redis })
-      const load = await stand.load(REDIS_LOAD)
-      await pause(WARM_UP_MS)
-      let lossMax = 0
-      for (let i = 1; i <= 5; i += 1) {
-        const fromMs = performance.now()
-        await redis.failOver()
-        lossMax += acknowledgedJustBefore(stand.ledger, performance.now())
-        await pause(3_000)
-        const windowMs = failureWindowMs(stand.ledger, { fromMs, toMs: performance.now() })
-        bench.figure('errors for', windowMs, { unit: 'ms', max: 1_500 })
-        await redis.settled(30_000)
-      }
-      await load.stop()
-      bench.say(`  ${stand.ledger.summary()}`)
-      await checkInvariants(bench, stand, { sessionsLost: lossMax, exchangesPerCode: EXCHANGES_MAX })
-    },
+    pass: 'errors for ≤ 1.5 s each; lost at most what was acknowledged while Sentinel had two masters',
+    run: (bench) => runPlanned(bench, { pausingWrites: false }),
+  },
+  {
+    id: 'R7-paused',
+    title: 'five planned failovers with CLIENT PAUSE … WRITE before each, as README advises, under load',
+    pass: 'nothing is lost; errors for as long as Sentinel takes, ≤ 3 s each',
+    run: (bench) => runPlanned(bench, { pausingWrites: true }),
   },
   {
     id: 'R8',
@@ -120,6 +108,36 @@ export const failoverRows: readonly Row[] = [
     },
   },
 ]
+
+/**
+ * Sentinel promotes the replica first and tells the old master a second later, which goes on acknowledging: what it
+ * took meanwhile is lost, with the other replica as its witness for min-replicas-to-write. Pausing its writes prevents
+ * that, and makes the second one of errors: 0.2 s until the promotion and up to 1 s until Sentinel sees it, measured,
+ * and the way of the news to the gateways.
+ */
+async function runPlanned(bench: Bench, { pausingWrites }: { pausingWrites: boolean }): Promise<void> {
+  const redis = await deferred(bench, startSentinels())
+  const stand = await startStand(bench, { redis })
+  const { ledger } = stand
+  const load = await stand.load(REDIS_LOAD)
+  await pause(WARM_UP_MS)
+  let acknowledged = 0
+  for (let i = 1; i <= 5; i += 1) {
+    const fromMs = performance.now()
+    await redis.failOver({ pausingWrites })
+    acknowledged += ledger.count({ kind: 'login', status: 200, fromMs, toMs: performance.now() })
+    await pause(3_000)
+    const windowMs = failureWindowMs(ledger, { fromMs, toMs: performance.now() })
+    bench.figure('errors for', windowMs, { unit: 'ms', max: pausingWrites ? 3_000 : 1_500 })
+    await redis.settled(30_000)
+  }
+  await load.stop()
+  bench.say(`  ${ledger.summary()}`)
+  await checkInvariants(bench, stand, {
+    sessionsLost: pausingWrites ? 0 : acknowledged,
+    exchangesPerCode: EXCHANGES_MAX,
+  })
+}
 
 /** Of the first server, as it was set up. */
 async function slotsOf({ servers }: ClusterRedis): Promise<{ from: number; to: number }> {
