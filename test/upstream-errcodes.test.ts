@@ -19,8 +19,8 @@ import { startWechat } from './harness/wechat.ts'
 
 const NONCE = 'the-nonce-of-this-client'
 const OPENID = 'o--sB5rdWBfwTidbZzzn4FXfWpEg'
-/** The next minute, five seconds of our jitter, and two of the edge's. */
-const NEXT_MINUTE_SECONDS_MAX = 66
+/** The next minute, jitter of the edge's included. */
+const NEXT_MINUTE_SECONDS_MAX = 60
 
 const ignore = () => {}
 

@@ -21,6 +21,8 @@ export const GROUPS_MIN = 10
 const PROBE_INTERVAL_MS = 1_000
 /** So that not everybody returns in the same second. */
 const RETURN_SPREAD_SECONDS = 5
+/** The edge adds up to two; nobody is kept waiting for more than a minute. */
+const RETURN_SECONDS_MAX = 58
 
 export interface QuotaGates {
   /** @throws {GatewayError} wechat_rate_limited, when the gate is shut and no probe is due */
@@ -119,6 +121,7 @@ function sum(numbers: readonly number[]): number {
 /** The answer to whoever meets the quota: WeChat counts by the minute, so in the next one. */
 export function quotaUsedUp(said: { errcode?: number; rid?: string | undefined } = {}): GatewayError {
   const toNextMinute = 60 - (Math.floor(Date.now() / 1000) % 60)
-  const retryAfterSeconds = toNextMinute + Math.floor(Math.random() * RETURN_SPREAD_SECONDS)
+  const spread = toNextMinute + Math.floor(Math.random() * RETURN_SPREAD_SECONDS)
+  const retryAfterSeconds = Math.min(spread, RETURN_SECONDS_MAX)
   return new GatewayError('wechat_rate_limited', { ...said, retryAfterSeconds })
 }

@@ -6,6 +6,8 @@ import { lifecycleRows } from './rows/lifecycle.ts'
 import { processRows } from './rows/process.ts'
 import { redisRows } from './rows/redis.ts'
 import type { Row } from './row.ts'
+import { wechatAppRows } from './rows/wechat-apps.ts'
+import { wechatDnsRows } from './rows/wechat-dns.ts'
 import { wechatRows } from './rows/wechat.ts'
 import { workerRows } from './rows/worker.ts'
 
@@ -14,6 +16,8 @@ export const ROWS: readonly Row[] = [
   ...killedLeaderRows,
   ...redisRows,
   ...wechatRows,
+  ...wechatAppRows,
+  ...wechatDnsRows,
   ...breakerRows,
   ...workerRows,
   ...lifecycleRows,

@@ -41,6 +41,8 @@ export interface StandOptions {
   /** Of the gateways, beside what a stand sets. */
   env?: Environment
   workerEnv?: Environment
+  /** What starts a gateway, for rows that put something around it; default: the program itself. */
+  gatewayCommand?: readonly string[]
   /** Whether to wait until gateways and workers are ready. Default true. */
   awaitReady?: boolean
 }
@@ -114,7 +116,7 @@ export async function startStand(bench: Bench, options: StandOptions = {}) {
     const adminUrl = `http://127.0.0.1:${adminPort}`
     const program = await startProgram({
       name: `gateway ${number}`,
-      command: ['src/main.ts'],
+      command: options.gatewayCommand ?? ['src/main.ts'],
       env: { ...gatewayEnv, PORT: String(port), ADMIN_PORT: String(adminPort), ...own },
       readyText: awaitReady ? '"msg":"gateway ready"' : undefined,
     })
