@@ -18,6 +18,10 @@ import { ROWS } from './rows.ts'
 import { runMutations } from './run-mutations.ts'
 
 const EXIT_USAGE = 2
+const EXIT_SIGNAL = 130
+
+// What was started ends with this process (program.ts).
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(EXIT_SIGNAL))
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -43,7 +47,6 @@ if (values.mutations) {
   const rows = chooseRows()
   const failed = await runAll(rows, { times: whole('times'), parallel: whole('parallel') })
   await stopSharedPostgres()
-  if (values.record) writeTable(ROWS.map(({ id }) => id))
   console.log(
     failed.length === 0
       ? `\nAll ${rows.length} rows passed.`
@@ -105,21 +108,18 @@ async function runAll(
     console.log(
       `${label} ${result.ok ? 'passed' : 'FAILED'} in ${result.seconds} s${broken.length > 0 ? `: ${broken.join('; ')}` : ''} — ${left} runs to go, ${minutes} min so far`,
     )
-    if (values.record && runs.length === times) recordResult(row, runs)
+    if (!values.record) return
+    recordResult(row, runs)
+    writeTable(ROWS.map(({ id }) => id))
   }
 
-  await inParallel(
-    social.flatMap((row) => timesOf(row)),
-    parallel,
-  )
-  await inParallel(
-    hermits.flatMap((row) => timesOf(row)),
-    1,
-  )
+  // Round by round, so that a run that is broken off has measured every row about as often.
+  await inParallel(roundsOf(social), parallel)
+  await inParallel(roundsOf(hermits), 1)
   return rows.filter((row) => results.get(row)?.some(({ ok }) => !ok)).map(({ id }) => id)
 
-  function timesOf(row: Row): (() => Promise<void>)[] {
-    return Array.from({ length: times }, (_, at) => () => runOne(row, at + 1))
+  function roundsOf(chosen: readonly Row[]): (() => Promise<void>)[] {
+    return Array.from({ length: times }).flatMap((_, at) => chosen.map((row) => () => runOne(row, at + 1)))
   }
 }
 

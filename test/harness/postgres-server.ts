@@ -68,14 +68,16 @@ export async function startPostgres() {
   }
 }
 
-function findPrograms(): string | undefined {
+/** Where the programs of an installed Postgres are. */
+export function findPrograms(): string | undefined {
   const debian = globSync('/usr/lib/postgresql/*/bin').toSorted().toReversed()
   return [...debian, '/usr/local/bin', '/usr/bin', '/opt/homebrew/bin'].find(
     (folder) => existsSync(join(folder, 'initdb')) && existsSync(join(folder, 'postgres')),
   )
 }
 
-async function findOwner(): Promise<'self' | { uid: number; gid: number } | undefined> {
+/** Whom to run it as; undefined: nobody that it would accept. */
+export async function findOwner(): Promise<'self' | { uid: number; gid: number } | undefined> {
   if (process.getuid?.() !== 0) return 'self'
   for (const user of ['postgres', 'nobody']) {
     try {
