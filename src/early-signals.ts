@@ -11,9 +11,12 @@ const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
  *   way would be lost.
  */
 export function leaveOnSignal(): () => void {
-  const leave = () => process.exit(0)
   for (const signal of SIGNALS) process.once(signal, leave)
   return () => {
     for (const signal of SIGNALS) process.off(signal, leave)
   }
+}
+
+function leave(): void {
+  process.exit(0)
 }
