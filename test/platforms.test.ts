@@ -2,6 +2,7 @@
  * Apps of other platforms behind the same login: one gateway, one app of every kind, the same promises. What is
  * common to all (hosts, breakers, retries) is in upstream*.test.ts.
  */
+import { setTimeout as pause } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { AppKind } from '../src/app-entry.ts'
 import type { ErrorCode } from '../src/errors.ts'
@@ -20,7 +21,6 @@ import {
   SIMULATED_APPS,
 } from './harness/platforms.ts'
 import { startGatewayProcess } from './harness/processes.ts'
-import { until } from './harness/until.ts'
 import { closedHost, startWechat } from './harness/wechat.ts'
 import { createClient, parse } from './simulator/client.ts'
 import type { Simulator } from './simulator/server.ts'
@@ -238,7 +238,24 @@ describe('the access_token of WeCom', () => {
     expect(performance.now() - startedMs).toBeLessThan(1_500)
     expect(reply.body).toMatchObject({ code: 'wechat_unreachable', retry: 'same_code' })
     hold.release()
-    await until('a login', async () => (await logIn(harness, 'wecom', code)).status === 200)
+    // As a client does: a code is not tried without end.
+    await pause(1_000 * Number(reply.headers['retry-after']))
+    expect((await logIn(harness, 'wecom', code)).status).toBe(200)
+  })
+
+  test('that fails is not asked for again at once, whoever logs in', async () => {
+    const harness = await setUp()
+    const { wechat } = harness
+    const fault = wechat.addFault({ kind: 'errcode', errcode: 40013, path: '/cgi-bin/gettoken' })
+    const logins = () =>
+      Promise.all(Array.from({ length: 5 }, () => logIn(harness, 'wecom', issue(wechat, 'wecom').code)))
+    const startedMs = performance.now()
+    for (let i = 0; i < 3; i += 1) {
+      for (const { body } of await logins()) expect(body.code).toBe('app_misconfigured')
+    }
+    const pauses = Math.ceil((performance.now() - startedMs) / 1_000)
+    expect(tokenCalls(wechat).length).toBeLessThanOrEqual(pauses)
+    fault.remove()
   })
 
   test('a dead host is passed over', async () => {

@@ -124,9 +124,12 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
     async renew(appid, refused, deadline) {
       const app = appOf(appid)
       const want: Want = { reason: 'refused', refused: refused.reveal() }
-      const held = await read(app)
-      const isNew = held !== undefined && held.text !== want.refused
-      return new Secret((isNew ? held : await within(deadline, share(app, want))).text)
+      const known = await read(app)
+      const isNew = known !== undefined && known.text !== want.refused
+      let held = isNew ? known : await within(deadline, share(app, want))
+      // A flight that was under way had nothing against this token; the next one does.
+      if (held.text === want.refused) held = await within(deadline, share(app, want))
+      return new Secret(held.text)
     },
 
     close() {

@@ -3,7 +3,7 @@
  *
  * Each gateway holds its own, in memory: gettoken gives all who ask the same token while it lives, so gateways
  * neither end each other's nor have to share. WeCom shuts out whoever asks too often; so there is one request at a
- * time for an app, and a limit on renewals out of turn.
+ * time for an app, a pause after one that failed, and a limit on renewals out of turn.
  *
  * Source: https://developer.work.weixin.qq.com/document/path/91039
  */
@@ -26,6 +26,8 @@ const HOLD_MS_MIN = 10_000
 /** Of one app: renewals of a token that should still live. One comes back every half minute. */
 const RENEWALS_MAX = 5
 const RENEWAL_EVERY_MS = 30_000
+/** After a failure all who want a token are told of it for this long, without another request. */
+const FAILURE_PAUSE_MS = 1_000
 /** Asking twice for a token does no harm. */
 const ATTEMPTS_MAX = 2
 /** WeCom states 512 bytes at most. */
@@ -58,6 +60,7 @@ interface Holder {
   token: Token | undefined
   /** The request for a token that is under way; all who wait share it. */
   flight: Promise<Token> | undefined
+  failure: { readonly error: unknown; readonly untilMs: number } | undefined
   renewals: number
   renewedAtMs: number
 }
@@ -94,7 +97,13 @@ export function createWecomTokens(
   function holderOf(app: App): Holder {
     const known = holders.get(app)
     if (known !== undefined) return known
-    const made = { token: undefined, flight: undefined, renewals: 0, renewedAtMs: performance.now() }
+    const made: Holder = {
+      token: undefined,
+      flight: undefined,
+      failure: undefined,
+      renewals: 0,
+      renewedAtMs: performance.now(),
+    }
     holders.set(app, made)
     return made
   }
@@ -110,11 +119,17 @@ export function createWecomTokens(
 
   function fetchOnce(app: App, holder: Holder): Promise<Token> {
     if (holder.flight !== undefined) return holder.flight
+    const { failure } = holder
+    if (failure !== undefined && performance.now() < failure.untilMs) return Promise.reject(failure.error)
     holder.token = undefined
     const flight = fetchToken(app)
       .then((token) => {
         holder.token = token
         return token
+      })
+      .catch((error: unknown) => {
+        holder.failure = { error, untilMs: performance.now() + FAILURE_PAUSE_MS }
+        throw error
       })
       .finally(() => {
         holder.flight = undefined
@@ -157,14 +172,14 @@ export function createWecomTokens(
       }
       attempts += 1
       if (attempt.outcome === 'circuit_open' || attempts >= ATTEMPTS_MAX || deadline.aborted)
-        throw failure(attempt)
+        throw failureOf(attempt)
       startIndex = attempt.nextIndex
     }
   }
 }
 
 /** The code was not sent, so that it can be sent again. */
-function failure(attempt: Exclude<Attempt<object>, Live<object>>): GatewayError {
+function failureOf(attempt: Exclude<Attempt<object>, Live<object>>): GatewayError {
   switch (attempt.outcome) {
     case 'circuit_open':
       return new GatewayError('wechat_circuit_open')
