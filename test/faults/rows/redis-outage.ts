@@ -176,15 +176,17 @@ async function answersAll({ gateways, client, ledger }: Awaited<ReturnType<typeo
   return answers.every(({ status }) => status === 200)
 }
 
-/** Claims that are held, when nobody is logging in. */
+/** Claims with a lease that has not run out, when nobody is logging in: their clients would wait for it in vain. */
 async function pendingClaims(admin: Awaited<ReturnType<typeof startStandalone>>['admin']): Promise<number> {
+  const [seconds, microseconds] = await admin.time()
+  const nowMs = Number(seconds) * 1_000 + Number(microseconds) / 1_000
   let pending = 0
   let cursor = '0'
   do {
     const [next, keys] = await admin.scan(cursor, 'MATCH', 'code:*', 'COUNT', 1_000)
     cursor = next
-    const states = await Promise.all(keys.map((key) => admin.hget(key, 'st')))
-    pending += states.filter((state) => state === 'P').length
+    const records = await Promise.all(keys.map((key) => admin.hmget(key, 'st', 'lease')))
+    pending += records.filter(([state, lease]) => state === 'P' && Number(lease) > nowMs).length
   } while (cursor !== '0')
   return pending
 }
