@@ -114,4 +114,25 @@ export const MUTATIONS: readonly Mutation[] = [
     find: 'login: 0.8,',
     replace: 'login: 1.0,',
   },
+  {
+    row: 'U1',
+    takenOut: 'a call to WeChat ends with the deadline of its login',
+    file: 'src/wechat/calls.ts',
+    find: "deadline.addEventListener('abort', onDeadline, { once: true })",
+    replace: '',
+  },
+  {
+    row: 'U13',
+    takenOut: 'a code that WeChat refuses proves that it is alive',
+    file: 'src/wechat/hosts.ts',
+    find: "|| attempt.outcome === 'refused') return attempt",
+    replace: ') return attempt',
+  },
+  {
+    row: 'U16',
+    takenOut: 'so many exchanges at a time and no more',
+    file: 'src/wechat/bulkhead.ts',
+    find: 'const free = SLOTS - running',
+    replace: 'const free = 10_000 - running',
+  },
 ]

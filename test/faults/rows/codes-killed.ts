@@ -17,6 +17,8 @@ const COPIES = 20
 /** What a survivor may take beyond the lease: a poll, the exchange. */
 const TAKEOVER_MS_MAX = LEASE_MS + 300
 const STALL_MS = 2_500
+/** A login that takes longer is not going to be settled. */
+const SETTLED_MS_MAX = 5_000
 const D9 = { codes: 40, copies: 3, retriesMax: 10, heldMsMax: 3_000 }
 
 const LEADER_KILLED = {
@@ -107,7 +109,8 @@ export const killedLeaderRows: readonly Row[] = [
         const issued = await newCode(stand)
         const nonce = newNonce()
         const first = stand.client.login({ target: leader.url, ...issued, nonce })
-        while (!(await isSettled())) await pause(0)
+        const givenUpMs = performance.now() + SETTLED_MS_MAX
+        while (!(await isSettled()) && performance.now() < givenUpMs) await pause(0)
         await leader.end('SIGKILL')
         const { token } = await first
         const answers = await sendCopies(stand, issued, nonce)
