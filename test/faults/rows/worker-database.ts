@@ -163,8 +163,7 @@ function errorsOf(postgres: PostgresServer, admin: Database): readonly DatabaseE
       name: 'connections cut off (57P01)',
       text: 'due to administrator command',
       async cause() {
-        const found = () => cutOff().then((rows) => rows.length > 0)
-        await until('a worker to have a connection', found, 30_000)
+        await until('a worker to have a connection', async () => (await cutOff()).length > 0, 30_000)
         await pause(1_000)
       },
     },
