@@ -6,6 +6,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { checkInvariants } from '../invariants.ts'
 import type { Row } from '../row.ts'
 import type { Stand } from '../stand.ts'
+import { startTcpProxy } from '../tcp-proxy.ts'
 import { startTrap } from '../trap.ts'
 import {
   attemptsOf,
@@ -52,7 +53,6 @@ export const wechatRows: readonly Row[] = [
     async run(bench) {
       const run = await bringFault(bench, { kind: 'hang_before' })
       const { stand, faultMs } = run
-      const before = stand.gateways.map((gateway) => gateway.descriptors())
       let open = 0
       for (let passedMs = 0; passedMs < FAULT_MS; passedMs += 500) {
         await pause(500)
@@ -74,13 +74,11 @@ export const wechatRows: readonly Row[] = [
       // Connections without a request are closed after 4 s.
       await pause(6_000)
       bench.figure('sockets left at WeChat', await openSockets(stand), { max: 3 })
-      const left = stand.gateways.map((gateway, at) => gateway.descriptors() - (before[at] ?? 0))
-      bench.figure('descriptors more than before', Math.max(...left), { max: 0 })
       checkValidations(bench, run)
       await checkInvariants(bench, stand)
     },
   },
-  ...(['accept', 'before', 'mid_body'] as const).map(
+  ...(['before', 'mid_body'] as const).map(
     (when): Row => ({
       id: `U2-${when.replace('_', '-')}`,
       title: `WeChat resets connections (${when}): one of five, then all`,
@@ -101,6 +99,42 @@ export const wechatRows: readonly Row[] = [
       },
     }),
   ),
+  {
+    id: 'U2-accept',
+    title: 'Connections to WeChat are cut and refused, for a tenth of each second',
+    pass: 'classified; attempts ≤ 1.1 × logins',
+    async run(bench) {
+      const wechat = await startWechat(bench)
+      const proxy = await startTcpProxy(bench, Number(new URL(wechat.url).port))
+      const run = await bringFault(bench, [], { wechat, wechatUrls: `http://127.0.0.1:${proxy.port}` })
+      const { stand, faultMs } = run
+      const before = await attemptsOf(stand)
+      for (let passedMs = 0; passedMs < FAULT_MS; passedMs += 1_000) {
+        proxy.set({ refusing: true })
+        proxy.cut()
+        await pause(100)
+        proxy.clear()
+        await pause(900)
+      }
+      await recover(bench, run)
+      const logins = stand.ledger.count({ kind: 'login', fromMs: faultMs })
+      bench.figure('attempts a login', ((await attemptsOf(stand)) - before) / logins, { max: 1.1 })
+      bench.figure(
+        'attempts that met the fault',
+        logins - stand.ledger.count({ kind: 'login', fromMs: faultMs, status: 200 }),
+        {},
+      )
+      checkAnswers(bench, run, [
+        '200',
+        'wechat_failed',
+        'wechat_unreachable',
+        'wechat_circuit_open',
+        'code_consumed',
+      ])
+      checkValidations(bench, run)
+      await checkInvariants(bench, stand, ASKED_AGAIN)
+    },
+  },
   {
     id: 'U2-connect',
     title: 'The first host takes no connections',
