@@ -111,12 +111,15 @@ const TABLE_HEAD = [
 
 /** In the order of MUTATIONS; lines of mutations that were not run stay. */
 function writeLine(mutation: Mutation, measured: readonly string[]): void {
-  const start = (of: Mutation) => `| ${of.row} | ${of.takenOut} |`
   const lines = existsSync(TABLE) ? readFileSync(TABLE, 'utf8').split('\n') : []
   const text = measured.map((each) => each.replaceAll('|', String.raw`\|`).replaceAll('\n', ' ')).join('; ')
-  lines.push(`${start(mutation)} ${text} |`)
-  const rows = MUTATIONS.flatMap((of) => lines.findLast((line) => line.startsWith(start(of))) ?? [])
+  lines.push(`${lineStart(mutation)} ${text} |`)
+  const rows = MUTATIONS.flatMap((of) => lines.findLast((line) => line.startsWith(lineStart(of))) ?? [])
   writeFileSync(TABLE, `${[...TABLE_HEAD, ...rows].join('\n')}\n`)
+}
+
+function lineStart({ row, takenOut }: Mutation): string {
+  return `| ${row} | ${takenOut} |`
 }
 
 if (process.send !== undefined && import.meta.main) {
