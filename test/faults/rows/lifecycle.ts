@@ -19,6 +19,7 @@ const DRAINING = { DRAIN_DELAY_MS: '5000' }
 /** So that logins are under way when a gateway is killed. */
 const WECHAT_MS = 50
 const KILL_INTERVAL_MS = 10_000
+const REFUSALS_SHOWN = 5
 
 export const lifecycleRows: readonly Row[] = [
   rollingRow('N1', 'haproxy'),
@@ -52,6 +53,7 @@ function rollingRow(id: string, name: 'haproxy' | 'nginx'): Row {
       await phones.stop()
 
       bench.say(`  ${stand.ledger.summary()}`)
+      sayRefusals(bench, stand)
       bench.figure('requests', phones.requests(), { min: REQUESTS_MIN })
       bench.figure('failed', failed(stand), { is: 0 })
       bench.figure('restarts', exits.length, { min: stand.gateways.length })
@@ -76,6 +78,18 @@ async function restart(gateway: Gateway): Promise<{ code: number | null; ms: num
   return { code, ms }
 }
 
+/** Why gateways refused what they should have answered, in their own words. */
+function sayRefusals(bench: Bench, { gateways }: Stand): void {
+  const lines = gateways.flatMap((gateway) =>
+    gateway
+      .output()
+      .split('\n')
+      .filter((line) => line.includes('"request refused"') || line.includes('"request failed"'))
+      .map((line) => `  ${gateway.name}: ${line}`),
+  )
+  for (const line of lines.slice(0, REFUSALS_SHOWN)) bench.say(line)
+}
+
 const failed = ({ ledger }: Stand) => ledger.attempts.filter(({ status }) => status !== 200).length
 
 function killingRow(id: string, name: 'haproxy' | 'nginx', { seconds }: { seconds: number }): Row {
@@ -96,6 +110,7 @@ function killingRow(id: string, name: 'haproxy' | 'nginx', { seconds }: { second
       await phones.stop()
 
       bench.say(`  ${stand.ledger.summary()}`)
+      sayRefusals(bench, stand)
       const { attempts } = stand.ledger
       const lost = attempts.filter(({ status }) => status === 0 || status >= 500).length
       bench.figure('kills', kills, { min: Math.floor(seconds / 10) - 1 })
