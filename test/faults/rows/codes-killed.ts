@@ -19,7 +19,7 @@ const TAKEOVER_MS_MAX = LEASE_MS + 300
 const STALL_MS = 2_500
 /** A login that takes longer is not going to be settled. */
 const SETTLED_MS_MAX = 5_000
-const D9 = { codes: 40, copies: 3, retriesMax: 10, heldMsMax: 3_000 }
+const D9 = { codes: 40, copies: 3, retriesMax: 10, heldMsMax: 3_800 }
 
 const LEADER_KILLED = {
   exchangesPerCode: 2,
