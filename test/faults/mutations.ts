@@ -135,4 +135,11 @@ export const MUTATIONS: readonly Mutation[] = [
     find: 'const free = SLOTS - running',
     replace: 'const free = 10_000 - running',
   },
+  {
+    row: 'W11',
+    takenOut: 'an erasure takes the rows away',
+    file: 'workers/erasures.ts',
+    find: "await tx.deleteFrom('identities').where('id', '=', id).execute()",
+    replace: '',
+  },
 ]

@@ -12,6 +12,7 @@ import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 import { workerDatabaseRows } from './worker-database.ts'
 import { workerEndRows } from './worker-end.ts'
+import { workerErasureRows } from './worker-erasure.ts'
 import { workerPoisonRows } from './worker-poison.ts'
 
 const KILLS = 20
@@ -142,6 +143,7 @@ export const workerRows: readonly Row[] = [
   },
   ...workerPoisonRows,
   ...workerDatabaseRows,
+  ...workerErasureRows,
   ...workerEndRows,
 ]
 
