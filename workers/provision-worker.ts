@@ -93,7 +93,7 @@ export function createProvisionWorker(
     lockDuration: LOCK_MS,
     stalledInterval: STALLED_CHECK_MS,
     maxStalledCount: quarantine === undefined ? STALLED_TIMES_MAX_EMBEDDED : STALLED_TIMES_MAX,
-    removeOnFail: DEAD_JOBS_KEPT, // for a job that lost its options; the others carry the producer's
+    removeOnFail: DEAD_JOBS_KEPT,
     settings: { backoffStrategy: (attemptsMade) => retryDelayMs(attemptsMade) },
   })
   const stuckWatch = createStuckWatch({ isIdle, countWaiting, onStuck })
