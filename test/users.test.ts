@@ -8,6 +8,7 @@ import { PGlite } from '@electric-sql/pglite'
 import * as fc from 'fast-check'
 import { PGliteDialect, sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { isTransient } from '../workers/database-errors.ts'
 import { createDatabase } from '../workers/database.ts'
 import type { Database } from '../workers/database.ts'
 import { createUsers } from '../workers/users.ts'
@@ -56,7 +57,16 @@ describe.each(engines)('on $name', ({ open, propertyRuns }) => {
 
   /** Provisions through the workers in turn. */
   let turn = 0
-  const provision = (seen: SeenIdentity) => worker(turn++).users.provisionUser(seen)
+  /** What is transient is tried again, as the worker does: a hundred in one row may wait beyond lock_timeout. */
+  const provision = async (seen: SeenIdentity) => {
+    for (;;) {
+      try {
+        return await worker(turn++).users.provisionUser(seen)
+      } catch (error) {
+        if (!isTransient(error)) throw error
+      }
+    }
+  }
   const worker = (index: number) => {
     const chosen = workers[index % workers.length]
     if (!chosen) throw new Error('no worker')
