@@ -46,7 +46,7 @@ interface Call {
 
 /** The scripts of a login and all that may follow, in that order, with what they answer then. */
 const calls: Record<string, Call> = {
-  'claim-code': { keys: [codeKey], args: claimArgs, answer: ['LEAD', 1, expect.any(Number)] },
+  'claim-code': { keys: [codeKey], args: claimArgs, answer: ['LEAD', 1, expect.any(Number), 0] },
   'renew-claim': { keys: [codeKey], args: ['owner', 1_500], answer: 1 },
   'fail-code': { keys: [codeKey], args: ['owner', 'R', '', 30_000], answer: 'SET' },
   'settle-code': { keys: [codeKey], args: ['value', 60_000, 'bind'], answer: 'SET' },

@@ -30,6 +30,7 @@ export async function startHarness(options: HarnessOptions = {}) {
   const client = createClient(url)
   const admin = createClient(adminUrl)
   const redis = new Redis(env['REDIS_URL'] ?? '', { lazyConnect: true })
+  if (env['REDIS_URL']) await redis.ping() // connected, before a test looks at its state
 
   onTestFinished(async () => {
     await Promise.all([client.close(), admin.close()])
