@@ -30,7 +30,7 @@ const SETTLED_LIFE_MS = 60_000
 const REFUSED_LIFE_MS = 300_000
 /** A user whom WeChat blocks may be unblocked. */
 const BLOCKED_LIFE_MS = 60_000
-/** A code that was led this often without an outcome is given up. */
+/** A code that has lost this many leaders, which went silent with it, is given up. */
 const LEADS_MAX = 3
 
 /**
@@ -202,7 +202,7 @@ function parseAnswer(answer: unknown): ClaimAnswer {
   const [state, first, second, third] = answer as [string, unknown, unknown, unknown]
   switch (state) {
     case 'LEAD':
-      return { state, generation: Number(first), startedAtMs: Number(second), mayBeUsed: Number(third) === 1 }
+      return { state, generation: Number(first), startedAtMs: Number(second), mayBeUsed: Number(third) > 0 }
     case 'WAIT':
     case 'OTHER_CLIENT':
     case 'EXHAUSTED':

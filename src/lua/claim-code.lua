@@ -5,13 +5,13 @@
 -- ARGV[2]  bind: hash of what ties a retry to the client that began (nonce, or user agent and address)
 -- ARGV[3]  lease in milliseconds: how long the owner may be silent before somebody else may take over
 -- ARGV[4]  life of the record in milliseconds
--- ARGV[5]  how often the code may be led at all
+-- ARGV[5]  how many leaders may be lost: after so many that went silent the code is given up
 --
 -- The record:  st   P pending, D done, N refused for good, R given back
 --              own  owner,  bind,  gen  how often it was led,  lease  unix ms,  val  the outcome of D or N
---              used  1 once a leader went silent, who may have used the code up
+--              used  how many leaders went silent, each of whom may have used the code up
 --
--- Returns {'LEAD', generation, now in unix ms, used: 1 or 0}   exchange it; now is the start of the exchange
+-- Returns {'LEAD', generation, now in unix ms, used}        exchange it; now is the start of the exchange
 --         {'WAIT', rest of the lease in ms}      somebody else is exchanging it: ask again
 --         {'SETTLED', value}                     done, for this client
 --         {'REFUSED', value}                     WeChat refused it (value: error code and errcode)
@@ -44,10 +44,11 @@ if state == 'D' then return { 'SETTLED', value } end
 if state == 'P' and heldBy == owner then return { 'LEAD', generation, now, used } end
 
 if state == 'R' or now >= leaseEnd then
-  if generation >= leadsMax then return { 'EXHAUSTED' } end
+  -- Leaders that gave the code back do not count: it was not at WeChat, and their clients were told to send it again.
+  if state == 'P' and used + 1 >= leadsMax then return { 'EXHAUSTED' } end
   redis.call('HSET', key, 'st', 'P', 'own', owner, 'bind', bind, 'gen', generation + 1, 'lease', now + leaseMs)
   if state == 'P' then
-    used = 1 -- nobody knows how far the silent one has come
+    used = used + 1 -- nobody knows how far the silent one has come
     redis.call('HSET', key, 'used', used)
   end
   redis.call('PEXPIRE', key, lifeMs)

@@ -19,6 +19,11 @@ export const SLOTS = 64
 const WAIT_MS_MAX = 500
 /** As many as the slots can serve within that time when a call takes 60 ms. */
 const WAITING_MAX = 512
+/**
+ * Silence says nothing while it is no longer than a call may take: the slots were filled at once by a burst, and will
+ * come free at once. Also what a call is taken to need before the first one has ended.
+ */
+const SILENCE_MS_MIN = 200
 /** How much the last call counts in what calls of an app take. */
 const TYPICAL_WEIGHT = 0.1
 /** An app that has asked within this time is reckoned with when another one asks for more than its share. */
@@ -149,7 +154,9 @@ export function createBulkhead(
   /** From slot to slot it takes what calls usually do, or what it has taken so far, if that is longer. */
   function expectedWaitMs({ running, waiting, typicalMs, movedAtMs }: Tenant): number {
     if (running === 0) return 0 // the slots are others', of which nothing is known here
-    return (waiting + 1) * Math.max(typicalMs / running, nowMs() - movedAtMs)
+    const silenceMs = nowMs() - movedAtMs
+    const perSlotMs = (typicalMs || SILENCE_MS_MIN) / running
+    return (waiting + 1) * (silenceMs > Math.max(typicalMs, SILENCE_MS_MIN) ? silenceMs : perSlotMs)
   }
 
   function refused(tenant: Tenant, why: BulkheadRefusal): GatewayError {
