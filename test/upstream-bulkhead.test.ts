@@ -137,6 +137,15 @@ describe('without a free slot', () => {
     expect(refusals).toEqual(['hopeless'])
   })
 
+  // A burst fills all slots at once, and none comes free before the first calls end: that is no sign of a hang.
+  test('a burst waits as long as no call could have ended yet', () => {
+    const { begin, pass, refusals, bulkhead } = createStage()
+    begin('one', SLOTS)
+    pass(WAIT_MS_MAX / 5)
+    begin('one', SLOTS)
+    expect([refusals, bulkhead.counts().waiting]).toEqual([[], SLOTS])
+  })
+
   test('a call is turned away at once when calls take as long as it has left', async () => {
     const { begin, call, end, pass, refusals } = createStage()
     begin('one', SLOTS + 1)
