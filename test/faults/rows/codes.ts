@@ -184,7 +184,7 @@ export const codeRows: readonly Row[] = [
     id: 'D10',
     title: `${D10.copies} copies of one code that WeChat does not know, then ${D10.copies} more`,
     pass: 'one call to WeChat in all; a kept refusal is answered within 20 ms',
-    short: true,
+    alone: true,
     async run(bench) {
       const stand = await startStand(bench)
       await stand.wechat.fault({ kind: 'delay', ms: WECHAT_MS })
