@@ -52,7 +52,7 @@ export function writeTable(order: readonly string[]): void {
   const lines = [
     '# What the fault bench measured',
     '',
-    `Made by \`npm run faults -- --all --times 5 --record\`, row by row; the worst of all runs of a row. Machine: ${cpus().length} cores`,
+    `Made by \`npm run faults -- ROW … --record\`; the worst of all runs of a row. A row that is not here has not been recorded. Machine: ${cpus().length} cores`,
     `(${cpus()[0]?.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}. Load, gateways, workers, WeChat, Redis and Postgres share it.`,
     'Every row is followed by the invariants of [invariants.ts](invariants.ts); what is not within its bound is bold.',
     '',
