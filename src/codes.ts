@@ -135,9 +135,12 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
 
   function lead(key: string, owner: string, bind: string, answer: Lead): Claim {
     const { generation, startedAtMs, mayBeUsed } = answer
+    const heardAtMs = performance.now()
     const renewal = setInterval(() => {
+      // By Redis' clock, which told when the claim began.
+      const leaseEnd = Math.round(startedAtMs + performance.now() - heardAtMs + LEASE_MS)
       // A renewal that fails is not repeated: if the lease is lost, settling still works.
-      renewScript(redis, [key], [owner, LEASE_MS]).catch(ignore)
+      renewScript(redis, [key], [owner, leaseEnd]).catch(ignore)
     }, LEASE_RENEWAL_MS)
     let latest: (() => Promise<unknown>) | undefined
 

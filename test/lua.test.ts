@@ -29,7 +29,6 @@ afterAll(() => redis.disconnect())
 
 const claim = (owner: string, bind = 'phone', leaseMs = LEASE_MS) =>
   scripts.run('claim-code', [key], [owner, bind, leaseMs, LIFE_MS, LEADS_MAX])
-const renew = (owner: string, leaseMs = LEASE_MS) => scripts.run('renew-claim', [key], [owner, leaseMs])
 const settle = (value: string, bind = 'phone') =>
   scripts.run('settle-code', [key], [value, SETTLED_LIFE_MS, bind])
 const giveBack = (owner: string) => scripts.run('fail-code', [key], [owner, 'R', '', LIFE_MS])
@@ -40,6 +39,10 @@ const leads = (generation: number, used = 0) => ['LEAD', generation, expect.any(
 
 /** As if the owner had been silent for the whole of its lease. */
 const endLease = () => redis.hset(key, 'lease', 1)
+
+/** As its owner does, `agoMs` before Redis reads it. */
+const renew = async (owner: string, agoMs = 0) =>
+  scripts.run('renew-claim', [key], [owner, (await redisNowMs()) - agoMs + LEASE_MS])
 
 async function redisNowMs(): Promise<number> {
   const [seconds, microseconds] = await redis.time()
@@ -174,6 +177,12 @@ describe('renew-claim', () => {
     await endLease()
     expect(await renew('one')).toBe(1)
     expect(await claim('two')).toEqual(['WAIT', expect.any(Number)])
+  })
+
+  test('that Redis reads late holds nobody up', async () => {
+    await claim('one')
+    await renew('one', 5_000)
+    expect(await claim('two')).toEqual(leads(2, 1))
   })
 
   test('is for the present owner only', async () => {

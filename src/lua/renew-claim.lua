@@ -2,13 +2,13 @@
 --
 -- KEYS[1]  code:<hash of appid and code>
 -- ARGV[1]  owner
--- ARGV[2]  lease in milliseconds
+-- ARGV[2]  end of the lease in unix ms, as the owner reckoned it when it sent this. Not a duration: a Redis that hung
+--          reads what was sent to it seconds ago, and must not give a lease to whoever has gone since.
 --
 -- Returns 1, or 0 when the claim is no longer this owner's.
-local key, owner, leaseMs = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local key, owner, leaseEnd = KEYS[1], ARGV[1], ARGV[2]
 
 local record = redis.call('HMGET', key, 'own', 'st')
 if record[1] ~= owner or record[2] ~= 'P' then return 0 end
-local time = redis.call('TIME')
-redis.call('HSET', key, 'lease', time[1] * 1000 + math.floor(time[2] / 1000) + leaseMs)
+redis.call('HSET', key, 'lease', leaseEnd)
 return 1

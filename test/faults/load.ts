@@ -22,6 +22,8 @@ export interface LoadSettings {
   targets: readonly string[]
   /** The app that codes are for; default: the simulator's first. */
   appid?: string
+  /** How often each user logs in. Default 1: each login is a first one, and work for a worker and the database. */
+  loginsPerUser?: number
   /**
    * Whether a login goes on as the README's client does: the same code again, or a new one, as the answer says. A
    * row that looks at single answers leaves it off.

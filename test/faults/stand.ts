@@ -193,12 +193,16 @@ export async function startStand(bench: Bench, options: StandOptions = {}) {
     },
     /** Begins a load on all gateways, unless targets are given. It is stopped when the row ends. */
     async load(settings: Partial<LoadSettings> & Pick<LoadSettings, 'loginsPerSecond'>) {
-      const { appid } = settings
+      const { appid, loginsPerUser = 1 } = settings
       const load = await startLoad(
         {
           ledger,
           client,
-          mintCodes: (count) => wechat.codes(count, appid === undefined ? {} : { appid }),
+          mintCodes: (count) =>
+            wechat.codes(count, {
+              codesPerUser: loginsPerUser,
+              ...(appid === undefined ? {} : { appid }),
+            }),
         },
         { targets: gateways.map(({ url }) => url), ...settings },
       )

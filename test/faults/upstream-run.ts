@@ -5,6 +5,7 @@ import type { Load, LoadSettings } from './load.ts'
 import type { Bench } from './row.ts'
 import { startStand } from './stand.ts'
 import type { Gateway, Stand, StandOptions } from './stand.ts'
+import { untilWarm } from './warm-up.ts'
 import type { FaultRule, WechatApp } from './wechat.ts'
 
 /** As in src/wechat/: these are the promises of the rows. */
@@ -49,9 +50,10 @@ export async function bringFault(
   const load = await stand.load({
     loginsPerSecond: LOGINS_PER_SECOND,
     validationsPerSecond: VALIDATIONS_PER_SECOND,
+    loginsPerUser: 4,
     ...loadSettings,
   })
-  await pause(warmMs)
+  if (warmMs > 0) await untilWarm(bench, stand, { minMs: warmMs })
   for (const rule of [rules].flat()) await stand.wechat.fault(rule)
   return { stand, load, faultMs: performance.now() }
 }

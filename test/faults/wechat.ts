@@ -35,8 +35,11 @@ export interface Wechat {
   readonly program: Program
   readonly url: string
   readonly apps: readonly WechatApp[]
-  /** New users, a code each, unless an openid is given. */
-  codes(count: number, fields?: { appid?: string; openid?: string; unionid?: string }): Promise<IssuedCode[]>
+  /** New users, a code each, unless an openid is given, or that each comes several times, all in turn. */
+  codes(
+    count: number,
+    fields?: { appid?: string; openid?: string; unionid?: string; codesPerUser?: number },
+  ): Promise<IssuedCode[]>
   /** Adds a rule; the result takes it away again. */
   fault(rule: FaultRule): Promise<() => Promise<void>>
   clearFaults(): Promise<void>

@@ -18,6 +18,10 @@ describe('codes and users', () => {
 
     const same = await client.control('POST', '/codes', { count: 50, user: 'alice' })
     expect(new Set(openidsOf(same.content)).size).toBe(1)
+    const several = await client.control('POST', '/codes', { count: 9, codesPerUser: 3 })
+    const [one, two, three, ...rest] = openidsOf(several.content)
+    expect(new Set([one, two, three]).size).toBe(3)
+    expect(rest).toEqual([one, two, three, one, two, three])
     const none = await client.control('POST', '/codes')
     expect(openidsOf(none.content)).toHaveLength(1)
   })

@@ -97,7 +97,7 @@ export function createControl(parts: Parts, { remote }: { remote: boolean }): Se
 function createRoutes({ platform, faults, history, stats, reset }: Parts): Record<string, Route> {
   return {
     'POST /codes': {
-      does: 'issue login codes {appid?, openid?|user?, unionid?, refreshKey?, count?}; default: new users',
+      does: 'issue login codes {appid?, openid?|user?, unionid?, refreshKey?, count?, codesPerUser?}; default: new users',
       run: ({ body }) => ({ codes: platform.issueCodes(body) }),
     },
     'POST /phone-codes': {

@@ -80,7 +80,12 @@ const sessionKey = (value: unknown, name: string): string => {
 }
 const WHOM = { appid: text(64), openid, user: text(128), unionid }
 
-const CODE_FIELDS = { ...WHOM, refreshKey: flag, count: integer(1, CODES_PER_CALL_MAX) }
+const CODE_FIELDS = {
+  ...WHOM,
+  refreshKey: flag,
+  count: integer(1, CODES_PER_CALL_MAX),
+  codesPerUser: integer(1, CODES_PER_CALL_MAX),
+}
 const PHONE_CODE_FIELDS = {
   ...WHOM,
   phoneNumber: text(32),
@@ -197,9 +202,15 @@ export function createPlatform(settings: PlatformSettings) {
 
     /** Does wx.login() `count` times: refreshes the session_key where it is due and issues a code. */
     issueCodes(input: unknown): Issued[] {
-      const { count = 1, refreshKey, ...whom } = readFields(input, 'issuing codes', CODE_FIELDS)
-      return Array.from({ length: count }, () => {
-        const account = chooseAccount(whom)
+      const {
+        count = 1,
+        codesPerUser = 1,
+        refreshKey,
+        ...whom
+      } = readFields(input, 'issuing codes', CODE_FIELDS)
+      const accounts = Array.from({ length: Math.ceil(count / codesPerUser) }, () => chooseAccount(whom))
+      return Array.from({ length: count }, (_, at) => {
+        const account = accounts[at % accounts.length] ?? chooseAccount(whom)
         users.refreshKey(account, refreshKey)
         return { code: codes.issue(account), appid: account.appid, openid: account.openid }
       })

@@ -2,11 +2,12 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { createKeys } from '../../../src/redis.ts'
 import { checkInvariants } from '../invariants.ts'
-import { acknowledgedJustBefore, deferred, failureWindowMs, REDIS_LOAD, WARM_UP_MS } from '../outage.ts'
+import { acknowledgedJustBefore, deferred, failureWindowMs, REDIS_LOAD } from '../outage.ts'
 import { startCluster, startSentinels } from '../redis-servers.ts'
 import type { ClusterRedis } from '../redis-servers.ts'
 import type { Bench, Row } from '../row.ts'
 import { startStand } from '../stand.ts'
+import { untilWarm } from '../warm-up.ts'
 
 const WINDOW_MS_MAX = 5_000
 /** A login whose master went between claim and session may have been exchanged; its client then sends it again. */
@@ -21,7 +22,7 @@ export const failoverRows: readonly Row[] = [
       const redis = await deferred(bench, startSentinels())
       const stand = await startStand(bench, { redis })
       const load = await stand.load(REDIS_LOAD)
-      await pause(WARM_UP_MS)
+      await untilWarm(bench, stand)
       const master = await redis.master()
       await master.kill()
       const fromMs = performance.now()
@@ -45,7 +46,7 @@ export const failoverRows: readonly Row[] = [
       const redis = await deferred(bench, startSentinels())
       const stand = await startStand(bench, { redis })
       const load = await stand.load(REDIS_LOAD)
-      await pause(WARM_UP_MS)
+      await untilWarm(bench, stand)
       const master = await redis.master()
       master.stop()
       const fromMs = performance.now()
@@ -83,7 +84,7 @@ export const failoverRows: readonly Row[] = [
       const redis = await deferred(bench, startCluster())
       const stand = await startStand(bench, { redis })
       const load = await stand.load(REDIS_LOAD)
-      await pause(WARM_UP_MS)
+      await untilWarm(bench, stand)
       const [master] = redis.servers
       if (master === undefined) throw new Error('a cluster has servers')
       const range = await slotsOf(redis)
@@ -120,7 +121,7 @@ async function runPlanned(bench: Bench, { pausingWrites }: { pausingWrites: bool
   const stand = await startStand(bench, { redis })
   const { ledger } = stand
   const load = await stand.load(REDIS_LOAD)
-  await pause(WARM_UP_MS)
+  await untilWarm(bench, stand)
   let acknowledged = 0
   for (let i = 1; i <= 5; i += 1) {
     const fromMs = performance.now()

@@ -11,12 +11,12 @@ import {
   REDIS_LOAD,
   statusOf,
   takesMs,
-  WARM_UP_MS,
 } from '../outage.ts'
 import { startStandalone } from '../redis-servers.ts'
 import type { Bench, Row } from '../row.ts'
 import { newKey, startStand } from '../stand.ts'
 import type { Gateway, Stand } from '../stand.ts'
+import { untilWarm } from '../warm-up.ts'
 
 export const foreignRows: readonly Row[] = [
   {
@@ -67,7 +67,7 @@ async function runFull(bench: Bench): Promise<void> {
   const kept = new Map(leaving.map((token) => [token, ledger.sessions.get(token)]))
   for (const token of leaving) ledger.sessions.delete(token)
   const load = await stand.load(REDIS_LOAD)
-  await pause(WARM_UP_MS)
+  await untilWarm(bench, stand)
   bench.check('the sessions to be ended are there', [...kept.values()].every(Boolean))
 
   await redis.admin.config('SET', 'maxmemory', '1')
@@ -210,7 +210,7 @@ async function runDenied(bench: Bench): Promise<void> {
   stand.secrets.push(password ?? '')
   const { ledger } = stand
   const load = await stand.load(REDIS_LOAD)
-  await pause(WARM_UP_MS)
+  await untilWarm(bench, stand)
 
   const fault = async (name: string, begin: () => Promise<unknown>, end: () => Promise<unknown>) => {
     const before = stand.gateways.map(complaints)

@@ -1,18 +1,11 @@
 /** R1–R4: one Redis that is not there yet, is killed, or hangs. */
 import { setTimeout as pause } from 'node:timers/promises'
 import { checkInvariants } from '../invariants.ts'
-import {
-  deferred,
-  exchangesWithin,
-  REDIS_LOAD,
-  sendRefusedAgain,
-  statusOf,
-  takesMs,
-  WARM_UP_MS,
-} from '../outage.ts'
+import { deferred, exchangesWithin, REDIS_LOAD, sendRefusedAgain, statusOf, takesMs } from '../outage.ts'
 import { startStandalone } from '../redis-servers.ts'
 import type { Bench, Row } from '../row.ts'
 import { startStand } from '../stand.ts'
+import { untilWarm } from '../warm-up.ts'
 
 const AFTERWARDS_MS = 6_000
 const LATE_START_MS = 20_000
@@ -70,7 +63,7 @@ export const outageRows: readonly Row[] = [
       const redis = await deferred(bench, startStandalone())
       const stand = await startStand(bench, { redis })
       const load = await stand.load(REDIS_LOAD)
-      await pause(WARM_UP_MS)
+      await untilWarm(bench, stand)
       redis.node.stop()
       const fromMs = performance.now()
       await pause(4_500)
@@ -102,7 +95,7 @@ export const outageRows: readonly Row[] = [
       const redis = await deferred(bench, startStandalone())
       const stand = await startStand(bench, { redis })
       const load = await stand.load(REDIS_LOAD)
-      await pause(WARM_UP_MS)
+      await untilWarm(bench, stand)
       const fromMs = performance.now()
       for (let i = 0; i < 10; i += 1) {
         redis.node.stop()
@@ -124,7 +117,7 @@ async function runOutage(bench: Bench, { outageMs }: { outageMs: number }): Prom
   const stand = await startStand(bench, { redis })
   const { ledger } = stand
   const load = await stand.load(REDIS_LOAD)
-  await pause(WARM_UP_MS)
+  await untilWarm(bench, stand)
   const heapBefore = await heapOf(stand)
   await redis.node.kill()
   const fromMs = performance.now()
