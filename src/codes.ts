@@ -13,6 +13,8 @@
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
+import { createDoubtfulClaims } from './doubtful-claims.ts'
+import type { DoubtfulClaim } from './doubtful-claims.ts'
 import { GatewayError, isErrorCode } from './errors.ts'
 import type { ClaimOutcome, Claim, Grant, LoginAttempt } from './login.ts'
 import { loadScript, stored } from './redis.ts'
@@ -69,6 +71,10 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
   const flights = new Map<string, Promise<Grant>>()
   const processId = randomBytes(9).toString('base64url')
   let flightCount = 0
+
+  const giveBack = ({ key, owner }: DoubtfulClaim) =>
+    failScript(redis, [key], [owner, 'R', '', PENDING_LIFE_MS])
+  const doubtful = createDoubtfulClaims(giveBack)
 
   const keyOf = ({ appid, code }: LoginAttempt) =>
     keys.code(createHash('sha256').update(`${appid}\0${code}`).digest('base64url'))
@@ -128,7 +134,7 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
     } catch (error) {
       // The claim may have been made although its answer was not heard. Commands of one connection run in
       // order, so this one gives it back right behind it, and nobody has to wait for the lease to end.
-      sendAnyway(() => failScript(redis, [key], [owner, 'R', '', PENDING_LIFE_MS])).catch(ignore)
+      sendAnyway(() => giveBack({ key, owner })).catch(() => doubtful.add({ key, owner }))
       throw error
     }
   }

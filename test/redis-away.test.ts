@@ -93,6 +93,45 @@ describe('while Redis hangs', () => {
     expect(performance.now() - resumedMs).toBeLessThan(LEASE_MS / 2)
   })
 
+  // Redis reads 16 KiB of a socket at a time. Having answered those it finds the connection gone, and never reads what
+  // takes the claims back.
+  test('claims that are made when their connection has gone are given back as soon as Redis is heard', async () => {
+    const { keys, env } = await start()
+    const connection = connectFailFast(loadGatewayConfig(env).redis)
+    onTestFinished(() => connection.disconnect())
+    await waitUntilReady(connection, 1_000)
+    const codes = createCodes(connection, keys, { onClaim() {}, onClaimLost() {} })
+    await codes.claim(
+      { appid: 'wx', code: 'first', bind: '', ip: '', device: '' },
+      AbortSignal.timeout(1_000),
+    ) // the script is known
+    redis.node.stop()
+    const closed = new Promise((resolve) => connection.once('close', resolve))
+    const attempts = Array.from({ length: 150 }, (_, at) => ({
+      appid: 'wx',
+      code: `code-${at}`,
+      bind: '',
+      ip: '',
+      device: '',
+    }))
+    await Promise.allSettled(attempts.map((attempt) => codes.claim(attempt, AbortSignal.timeout(1_000))))
+    await closed
+    redis.node.resume()
+    await redis.admin.ping()
+    const states = async () => {
+      const found = await redis.admin.keys(keys.code('*'))
+      return Promise.all(found.map((key) => redis.admin.hget(key, 'st')))
+    }
+    await until(
+      'the claims to be given back',
+      async () => {
+        const [first, ...others] = (await states()).toSorted()
+        return first === 'P' && others.length > 0 && others.every((state) => state === 'R') // the first code is held by its leader
+      },
+      1_000,
+    )
+  })
+
   test('a stall that is shorter than the timeout refuses nobody', async () => {
     const harness = await start({ REDIS_COMMAND_TIMEOUT_MS: '2000' })
     const { token } = await logIn(harness)

@@ -9,8 +9,9 @@ import type { Attempt, Ledger } from './ledger.ts'
 import type { IssuedCode } from './wechat.ts'
 
 const TICK_MS = 10
-const CODES_AHEAD_MIN = 400
-const CODES_AT_ONCE = 1_000
+const CODES_AHEAD_MIN = 600
+/** A thousand at once would keep the simulator from answering. */
+const CODES_AT_ONCE = 100
 /** More than this unanswered and the load counts what it could not send, as a failure. */
 const IN_FLIGHT_MAX = 5_000
 
@@ -75,7 +76,8 @@ export async function startLoad(
   async function takeCode(): Promise<IssuedCode | undefined> {
     if (codes.length < CODES_AHEAD_MIN) {
       minting ??= mintCodes(CODES_AT_ONCE)
-        .then((minted) => void codes.push(...minted))
+        // Mixed: else all first logins of a batch, with their jobs, would come in one burst.
+        .then((minted) => void codes.push(...shuffled(minted)))
         .finally(() => {
           minting = undefined
         })
@@ -167,6 +169,11 @@ export async function startLoad(
       while (underWay.size > 0) await Promise.all(underWay)
     },
   }
+}
+
+function shuffled<T>(items: readonly T[]): T[] {
+  const keyed = items.map((item) => ({ item, key: Math.random() }))
+  return keyed.toSorted((a, b) => a.key - b.key).map(({ item }) => item)
 }
 
 function defaultIp(login: number): string {
