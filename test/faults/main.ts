@@ -109,7 +109,7 @@ async function runAll(
       `${label} ${result.ok ? 'passed' : 'FAILED'} in ${result.seconds} s${broken.length > 0 ? `: ${broken.join('; ')}` : ''} — ${left} runs to go, ${minutes} min so far`,
     )
     if (!values.record) return
-    recordResult(row, runs)
+    recordResult(row, result)
     writeTable(ROWS.map(({ id }) => id))
   }
 

@@ -1,4 +1,5 @@
-/** What the rows have measured, kept in results.json and shown in RESULTS.md: the worst of all runs, row by row. */
+/** What the rows have measured, kept in results.json and shown in RESULTS.md: the worst of a row's last runs. */
+import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { describeBound, writeNumber } from './row.ts'
@@ -13,63 +14,73 @@ interface WorstFigure extends Bound {
   ok: boolean
 }
 
-interface RowResult {
-  id: string
-  title: string
-  pass: string
-  runs: number
-  passed: number
-  secondsMax: number
-  figures: WorstFigure[]
-  faults: string[]
+interface KnownRun extends RunResult {
   date: string
+  /** What was measured; with a "+" when the sources differed from it. */
+  commit: string
 }
 
-/** Adds the runs of one row in place of what was known of it. */
-export function recordResult(row: Row, runs: readonly RunResult[]): void {
+interface KnownRow {
+  title: string
+  pass: string
+  /** The last ones, oldest first. */
+  runs: KnownRun[]
+}
+
+/** As many as a row is judged by. What was measured before a fault was mended is forgotten after as many that were after. */
+const RUNS_KEPT = 5
+const FAULT_CHARS_MAX = 300
+
+/** Adds a run to what is known of its row. */
+export function recordResult({ id, title, pass }: Row, run: RunResult): void {
   const known = readResults()
-  const { id, title, pass } = row
-  known[id] = {
-    id,
-    title,
-    pass,
-    runs: runs.length,
-    passed: runs.filter(({ ok }) => ok).length,
-    secondsMax: Math.max(...runs.map(({ seconds }) => seconds)),
-    figures: worstFigures(runs.flatMap(({ figures }) => figures)),
-    faults: [...new Set(runs.flatMap(({ faults }) => faults))].map(
-      (fault) => fault.split('\n')[0]?.slice(0, 300) ?? '',
-    ),
-    date: new Date().toISOString().slice(0, 10),
-  }
+  const faults = run.faults.map((fault) => fault.split('\n')[0]?.slice(0, FAULT_CHARS_MAX) ?? '')
+  const date = new Date().toISOString().slice(0, 10)
+  const runs = [...(known[id]?.runs ?? []), { ...run, faults, date, commit: commitOf() }]
+  known[id] = { title, pass, runs: runs.slice(-RUNS_KEPT) }
   writeFileSync(JSON_FILE, `${JSON.stringify(known, null, 1)}\n`)
+}
+
+function commitOf(): string {
+  const git = (...args: string[]) =>
+    execFileSync('git', args, { cwd: new URL('.', import.meta.url), encoding: 'utf8' }).trim()
+  try {
+    const isChanged = git('status', '--porcelain', '--', ':/src', ':/workers', ':/deploy') !== ''
+    return git('rev-parse', '--short', 'HEAD') + (isChanged ? '+' : '')
+  } catch {
+    return 'unknown'
+  }
 }
 
 /** Writes RESULTS.md of all that is known. @param order the ids of all rows, as they are to stand there */
 export function writeTable(order: readonly string[]): void {
   const known = readResults()
-  const rows = order.flatMap((id) => known[id] ?? [])
+  const rows = order.flatMap((id) => (known[id] === undefined ? [] : [{ id, ...known[id] }]))
+  const passed = rows.filter(({ runs }) => runs.every(({ ok }) => ok)).length
   const lines = [
     '# What the fault bench measured',
     '',
-    `Made by \`npm run faults -- ROW … --record\`; the worst of all runs of a row. A row that is not here has not been recorded. Machine: ${cpus().length} cores`,
+    `Made by \`npm run faults -- ROW … --record\`; the worst of the last ${RUNS_KEPT} runs of a row, or of fewer where it has not been`,
+    `recorded as often; a row that is not here has not been recorded. ${passed} of ${rows.length} rows passed every time. Machine: ${cpus().length} cores`,
     `(${cpus()[0]?.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}. Load, gateways, workers, WeChat, Redis and Postgres share it.`,
     'Every row is followed by the invariants of [invariants.ts](invariants.ts); what is not within its bound is bold.',
     '',
     '| row | fault | figures: worst (bound) | passed |',
     '|---|---|---|---|',
-    ...rows.map(
-      ({ id, title, figures, faults, passed, runs }) =>
-        `| ${id} | ${escape(title)} | ${[...figures.map(writeFigure), ...faults.map((fault) => `**${escape(fault)}**`)].join('; ')} | ${passed} of ${runs} |`,
-    ),
+    ...rows.map(({ id, title, runs }) => {
+      const faults = [...new Set(runs.flatMap((run) => run.faults))].map((fault) => `**${escape(fault)}**`)
+      const figures = worstFigures(runs.flatMap((run) => run.figures)).map(writeFigure)
+      const count = `${runs.filter(({ ok }) => ok).length} of ${runs.length}`
+      return `| ${id} | ${escape(title)} | ${[...figures, ...faults].join('; ')} | ${count} |`
+    }),
     '',
   ]
   writeFileSync(TABLE_FILE, lines.join('\n'))
 }
 
-function readResults(): Record<string, RowResult> {
+function readResults(): Record<string, KnownRow> {
   if (!existsSync(JSON_FILE)) return {}
-  return JSON.parse(readFileSync(JSON_FILE, 'utf8')) as Record<string, RowResult>
+  return JSON.parse(readFileSync(JSON_FILE, 'utf8')) as Record<string, KnownRow>
 }
 
 /** The largest, or the smallest where the bound is from below. */
