@@ -21,7 +21,8 @@ const BODY_BYTES_MAX = 2_048
 const HEADER_BYTES_MAX = 8_192
 /** Of one part of an address: an openid has 128 at most. Fastify's default is 100. */
 const PARAM_CHARS_MAX = 128
-const HEADERS_TIMEOUT_MS = 2_500
+/** Closed after 2.5 s at the latest, with the time between two checks. */
+const HEADERS_TIMEOUT_MS = 1_900
 const REQUEST_TIMEOUT_MS = 3_000
 const TIMEOUT_CHECK_MS = 500
 /** Longer than a load balancer keeps idle connections (60 s), so that it is never us who closes first. */

@@ -8,10 +8,10 @@ import type { FaultClient } from './client.ts'
 import type { Attempt, Ledger } from './ledger.ts'
 import type { IssuedCode } from './wechat.ts'
 
-const TICK_MS = 10
-const CODES_AHEAD_MIN = 600
-/** A thousand at once would keep the simulator from answering. */
-const CODES_AT_ONCE = 100
+/** What is due between two ticks is sent late, and counts as slower by as much. */
+const TICK_MS = 2
+/** More at once would keep the simulator from answering meanwhile; half a second's need, where that is more. */
+const CODES_AT_ONCE_MIN = 100
 /** More than this unanswered and the load counts what it could not send, as a failure. */
 const IN_FLIGHT_MAX = 5_000
 
@@ -62,7 +62,9 @@ export async function startLoad(
     ipOf = defaultIp,
   }: LoadSettings,
 ): Promise<Load> {
-  const codes: IssuedCode[] = loginsPerSecond > 0 ? await mintCodes(CODES_AT_ONCE) : []
+  const codesAtOnce = Math.max(CODES_AT_ONCE_MIN, loginsPerSecond / 2)
+  const codesAhead = Math.max(6 * CODES_AT_ONCE_MIN, loginsPerSecond)
+  const codes: IssuedCode[] = loginsPerSecond > 0 ? await mintCodes(2 * codesAtOnce) : []
   const tokens: string[] = [...ledger.sessions.keys()]
   const underWay = new Set<Promise<unknown>>()
   let minting: Promise<void> | undefined
@@ -74,8 +76,8 @@ export async function startLoad(
   const nextTarget = () => targets[turn++ % targets.length] ?? ''
 
   async function takeCode(): Promise<IssuedCode | undefined> {
-    if (codes.length < CODES_AHEAD_MIN) {
-      minting ??= mintCodes(CODES_AT_ONCE)
+    if (codes.length < codesAhead) {
+      minting ??= mintCodes(codesAtOnce)
         // Mixed: else all first logins of a batch, with their jobs, would come in one burst.
         .then((minted) => void codes.push(...shuffled(minted)))
         .finally(() => {

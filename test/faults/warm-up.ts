@@ -6,7 +6,7 @@ import type { Bench } from './row.ts'
 const LOOK_BACK_MS = 2_000
 const LOOK_MS = 500
 /** What a request may take that is due now, at the median and at p99. */
-const STEADY_MS = { median: 25, p99: 60 }
+const STEADY_MS = { median: 15, p99: 50 }
 /** Fresh processes that share two cores need half of it; one that never comes to rest is measured as it is, and said. */
 const WARM_MS_MAX = 45_000
 
