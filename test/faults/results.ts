@@ -41,9 +41,11 @@ export function recordResult({ id, title, pass }: Row, run: RunResult): void {
   writeFileSync(JSON_FILE, `${JSON.stringify(known, null, 1)}\n`)
 }
 
+function git(...args: string[]): string {
+  return execFileSync('git', args, { cwd: new URL('.', import.meta.url), encoding: 'utf8' }).trim()
+}
+
 function commitOf(): string {
-  const git = (...args: string[]) =>
-    execFileSync('git', args, { cwd: new URL('.', import.meta.url), encoding: 'utf8' }).trim()
   try {
     const isChanged = git('status', '--porcelain', '--', ':/src', ':/workers', ':/deploy') !== ''
     return git('rev-parse', '--short', 'HEAD') + (isChanged ? '+' : '')
