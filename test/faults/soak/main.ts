@@ -64,6 +64,7 @@ const ENVIRONMENT = {
   PROVISION_REFRESH_SECONDS: '120',
   // A slow answer of a machine that is used for other things too is not what is looked for here.
   REDIS_COMMAND_TIMEOUT_MS: '2000',
+  NODE_OPTIONS: `--import ${new URL('collect.ts', import.meta.url).href}`,
 }
 
 await takePrecedence()

@@ -1,0 +1,14 @@
+/**
+ * Loaded into the gateways of the soak before they start: collects all garbage each minute.
+ *
+ * A gateway makes so little that lives long that V8 leaves it lying for most of an hour and then gives 60 MB back at
+ * once: over 45 minutes that is a slope of −14 or +12 MB/h, of garbage. What grows in spite of this is kept by somebody.
+ */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+
+const COLLECTION_MS = 60_000
+
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc') as () => void
+setInterval(collect, COLLECTION_MS).unref()
