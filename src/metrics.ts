@@ -11,6 +11,8 @@ import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom
 const LOGIN_BUCKETS_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 5]
 /** A job is a few database round trips, and up to seconds when the database is slow. */
 const JOB_BUCKETS_SECONDS = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]
+/** Up to the largest there can be (workers/batches.ts). */
+const BATCH_BUCKETS_JOBS = [2, 4, 8, 16, 32, 64]
 /** From "at once" to an outage of the worker that lasted a day. */
 const LAG_BUCKETS_SECONDS = [0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 86_400]
 
@@ -248,6 +250,17 @@ export function createWorkerMetrics() {
       help: 'Time to provision one user.',
       buckets: JOB_BUCKETS_SECONDS,
     }),
+    batchJobs: histogram(registry, {
+      name: 'provisioning_batch_jobs',
+      help: 'Jobs written to the database together.',
+      buckets: BATCH_BUCKETS_JOBS,
+    }),
+    batchLeftovers: counter(
+      registry,
+      'provisioning_batch_leftovers_total',
+      'Jobs of a batch that were done one by one: unusual (a unionid that links users, say), or the batch failed.',
+      ['why'],
+    ),
     lagSeconds: histogram(registry, {
       name: 'provisioning_lag_seconds',
       help: 'Time from the login to the acknowledgement of its user.',

@@ -287,7 +287,12 @@ export const SETTINGS = {
     max: 65535,
     doc: "Port of the worker's listener; 0 takes a free one.",
   }),
-  WORKER_CONCURRENCY: integer({ default: 16, min: 1, max: 256, doc: 'Jobs a worker runs at once.' }),
+  WORKER_CONCURRENCY: integer({
+    default: 128,
+    min: 1,
+    max: 256,
+    doc: 'Jobs a worker runs at once, and half as many are written to the database together.',
+  }),
 
   // Process
   LOG_LEVEL: text({

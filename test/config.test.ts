@@ -221,7 +221,7 @@ describe('the worker', () => {
   test('needs no key, token or secret of the gateway, and does not look for their files', () => {
     const { REDIS_URL } = soundEnvironment
     const files = { SEAL_KEYS_FILE: '/nonexistent', WECHAT_SECRET_FILE: '/nonexistent', ADMIN_TOKEN: 'short' }
-    expect(loadWorkerConfig({ REDIS_URL, ...files })).toMatchObject({ port: 9091, concurrency: 16 })
+    expect(loadWorkerConfig({ REDIS_URL, ...files })).toMatchObject({ port: 9091, concurrency: 128 })
   })
 
   test('shares what concerns both, and the gateway does not look for the file of its database', () => {

@@ -8,9 +8,11 @@ import { PGlite } from '@electric-sql/pglite'
 import * as fc from 'fast-check'
 import { PGliteDialect, sql } from 'kysely'
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { createBatchedUsers } from '../workers/batches.ts'
 import { isTransient } from '../workers/database-errors.ts'
 import { createDatabase } from '../workers/database.ts'
 import type { Database } from '../workers/database.ts'
+import { createProvisionMany } from '../workers/provision-many.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity, Users } from '../workers/users.ts'
 import { createPostgresDatabase } from './postgres-database.ts'
@@ -38,7 +40,26 @@ const engines = [
   },
 ].slice(0, postgresUrl ? 2 : 1)
 
-describe.each(engines)('on $name', ({ open, propertyRuns }) => {
+/** What is promised of one call holds for calls that are written together. */
+const ways = [
+  { way: 'one by one', usersOf: ({ db }: Database): Users => createUsers(db) },
+  {
+    way: 'in batches',
+    usersOf: ({ db }: Database): Users => {
+      const batched = createBatchedUsers(createUsers(db), createProvisionMany(db), {
+        onBatch: () => {},
+        onBatchFailed: (_size, error) => {
+          if (!isTransient(error)) throw error
+        },
+      })
+      return { provisionUser: (seen) => batched.provisionUser(seen, { alone: false }) }
+    },
+  },
+]
+
+const combinations = engines.flatMap((engine) => ways.map((way) => ({ ...engine, ...way })))
+
+describe.each(combinations)('on $name, $way', ({ open, propertyRuns, usersOf }) => {
   let workers: { database: Database; users: Users }[] = []
   let drop: (() => Promise<void>) | undefined
 
@@ -47,7 +68,7 @@ describe.each(engines)('on $name', ({ open, propertyRuns }) => {
     drop = dropDatabase
     // Both at once, as when two workers start on an empty database.
     await Promise.all(databases.map((database) => database.migrate()))
-    workers = databases.map((database) => ({ database, users: createUsers(database.db) }))
+    workers = databases.map((database) => ({ database, users: usersOf(database) }))
   }, PGLITE_START_MS)
 
   afterAll(async () => {

@@ -122,8 +122,11 @@ describe.runIf(postgresUrl)('on Postgres', () => {
     const toldMs = performance.now()
     expect(await worker.end('SIGTERM')).toBe(0)
     expect(performance.now() - toldMs).toBeLessThan(25_000)
-    // Ten held all connections; the others did not get one, and were put off.
-    expect(await counts()).toMatchObject({ waiting: 10, delayed: 40, active: 0, failed: 0 })
-    expect(worker.output()).toContain('"returned":10,"lost":0')
+    // Those that held a connection are given back; the others did not get one, and were put off.
+    const { waiting = 0, delayed = 0, ...others } = await counts()
+    expect(others).toMatchObject({ active: 0, failed: 0 })
+    expect(waiting).toBeGreaterThan(0)
+    expect(waiting + delayed).toBe(50)
+    expect(worker.output()).toContain(`"returned":${waiting},"lost":0`)
   }, 60_000)
 })

@@ -35,7 +35,7 @@ export interface Database {
   close(): Promise<void>
 }
 
-/** Ten a worker: with 16 jobs at once a few wait for microseconds, and 20 workers stay below Postgres' usual 200. */
+/** Ten a worker: two write batches, the others what is done one by one; 20 workers stay below Postgres' usual 200. */
 const CONNECTIONS_MAX = 10
 const CONNECT_TIMEOUT_MS = 2_000
 const STATEMENT_TIMEOUT_MS = 5_000

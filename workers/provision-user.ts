@@ -14,10 +14,13 @@ import type { Acknowledgement, ProvisionJob } from '../src/provisioning.ts'
 import { subjectOf } from '../src/subject.ts'
 import { describeDatabaseError, ErasedSince, isTransient, isWrongSetup } from './database-errors.ts'
 import { JobFailed } from './job-failure.ts'
-import type { ProvisionedUser, Users } from './users.ts'
+import type { ProvisionedUser, SeenIdentity } from './users.ts'
 
 export interface ProvisionUserDeps {
-  readonly users: Users
+  readonly users: {
+    /** `alone`: it failed before, and may be what makes others fail. */
+    provisionUser(seen: SeenIdentity, options: { alone: boolean }): Promise<ProvisionedUser>
+  }
   /** Writes the user id into the user's hash in Redis; false when there is none any more. */
   readonly acknowledge: (done: Acknowledgement) => Promise<boolean>
   /** Whether the user has a session now. */
@@ -29,6 +32,8 @@ export interface ProvisionUserDeps {
 export interface IncomingJob {
   readonly id?: string | undefined
   readonly data: unknown
+  /** Attempts that have failed. */
+  readonly attemptsMade?: number
 }
 
 /** What a job that was done has to tell, for the metrics. */
@@ -73,7 +78,7 @@ async function write(
 ): Promise<ProvisionedUser | 'erased'> {
   const { users, log } = deps
   try {
-    return await users.provisionUser(seen)
+    return await users.provisionUser(seen, { alone: (job.attemptsMade ?? 0) > 0 })
   } catch (error) {
     if (error instanceof ErasedSince) {
       // An older job may stand for a newer login, which found it waiting and made none of its own.

@@ -148,6 +148,20 @@ export async function lockSubjects(
   await sql`select pg_advisory_xact_lock(${UNIONID_LOCK}::int, hashtext(${seen.unionid}))`.execute(tx)
 }
 
+/** The same for many, without a deadlock between two of them: each kind of lock is taken in the order of its hashes. */
+export async function lockManySubjects(tx: Transaction<Schema>, all: readonly SeenIdentity[]): Promise<void> {
+  const unionids = all.flatMap(({ unionid }) => (unionid === undefined ? [] : [unionid]))
+  const subjects = [...all.map(({ appid, openid }) => JSON.stringify([appid, openid])), ...unionids]
+  const kinds = subjects.map((_, at) => (at < all.length ? IDENTITY_LOCK : UNIONID_LOCK))
+  await sql`
+    select pg_advisory_xact_lock(kind, hash) from (
+      select distinct kind, hashtext(subject) as hash
+      from unnest(${kinds}::int[], ${subjects}::text[]) as subjects (kind, subject)
+      order by kind, hash
+    ) as locks
+  `.execute(tx)
+}
+
 /** What was seen before a user was erased must not bring them back. Under the identity's lock, as erasing is. */
 async function demandNotErased(tx: Transaction<Schema>, seen: SeenIdentity): Promise<void> {
   const erasure = await tx

@@ -26,7 +26,9 @@ import type { Database } from './database.ts'
 import { createEraseUser } from './erase-user.ts'
 import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
 import type { EraseWorker } from './erase-worker.ts'
+import { createBatchedUsers } from './batches.ts'
 import { createErasures } from './erasures.ts'
+import { createProvisionMany } from './provision-many.ts'
 import { createProvisionUser } from './provision-user.ts'
 import { createJobCount, createProvisionWorker } from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
@@ -120,7 +122,19 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, con
   const acknowledge = createAcknowledge(redis, keys)
   const isLoggedIn = createLoggedInCheck(redis, keys)
   const provisionUser = createProvisionUser({
-    users: createUsers(opened.db),
+    users: createBatchedUsers(createUsers(opened.db), createProvisionMany(opened.db), {
+      onBatch(size, left) {
+        metrics.batchJobs.observe(size)
+        metrics.batchLeftovers.inc({ why: 'unusual' }, left)
+      },
+      onBatchFailed(size, error) {
+        metrics.batchLeftovers.inc({ why: 'failed' }, size)
+        log.warn(
+          { jobs: size, ...describeDatabaseError(error) },
+          'a batch failed: its jobs are done one by one',
+        )
+      },
+    }),
     acknowledge,
     isLoggedIn,
     log,

@@ -22,7 +22,7 @@ const query = Reflect.get(prototype, 'query') as (...args: unknown[]) => unknown
 if (rules.length > 0) {
   Object.assign(prototype, {
     query(this: unknown, ...args: unknown[]) {
-      const values = args.find(Array.isArray)
+      const values = args.find(Array.isArray)?.flat() as unknown[] | undefined // a batch has them in arrays
       for (const rule of values === undefined ? [] : rules) {
         const [kind, openid] = rule.split(':')
         if (!values?.some((value) => value === openid || (openid === '*' && isOpenid(value)))) continue

@@ -9,8 +9,11 @@ import { freePort } from '../../deploy/local/ports.ts'
 const run = promisify(execFile)
 const START_TIMEOUT_MS = 20_000
 
-/** Resolves to undefined when no Postgres is installed. It refuses to run as root, so root lends it a user. */
-export async function startPostgres() {
+/**
+ * Resolves to undefined when no Postgres is installed. It refuses to run as root, so root lends it a user.
+ * @param durable a commit waits for the disk, as in production
+ */
+export async function startPostgres({ durable }: { durable: boolean } = { durable: false }) {
   const programs = findPrograms()
   if (programs === undefined) return undefined
   const owner = await findOwner()
@@ -34,7 +37,7 @@ export async function startPostgres() {
       '-k',
       folder,
       '-c',
-      'fsync=off',
+      `fsync=${durable ? 'on' : 'off'}`,
       '-c',
       'max_connections=200',
     ],
