@@ -17,6 +17,8 @@ import { SETTINGS } from './settings.ts'
 import type { SettingName } from './settings.ts'
 import type { LocalLimitSettings } from './local-limits.ts'
 import type { SheddingSettings } from './shedding.ts'
+import { readWebhooks, WEBHOOK_SETTINGS } from './webhook-endpoints.ts'
+import type { WebhooksConfig } from './webhook-endpoints.ts'
 
 export type { App, Environment, Key }
 
@@ -93,6 +95,7 @@ export interface WorkerConfig {
   readonly host: string
   readonly port: number
   readonly concurrency: number
+  readonly webhooks: WebhooksConfig
   readonly logLevel: string
 }
 
@@ -129,6 +132,7 @@ const WORKER_SETTINGS = [
   'WORKER_HOST',
   'WORKER_PORT',
   'WORKER_CONCURRENCY',
+  ...WEBHOOK_SETTINGS,
 ] as const satisfies readonly SettingName[]
 const SHARED_SETTINGS = [
   'REDIS_URL',
@@ -229,7 +233,9 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
   const reading = readSettings(env, [...SHARED_SETTINGS, ...WORKER_SETTINGS])
   const { values, faults } = reading
   const redis = redisConfig(reading)
-  if (env['NODE_ENV'] === 'production' && reading.isMissing('DATABASE_URL')) {
+  const production = env['NODE_ENV'] === 'production'
+  const webhooks = readWebhooks(reading, production)
+  if (production && reading.isMissing('DATABASE_URL')) {
     faults.push('DATABASE_URL is missing; NODE_ENV=production does not accept the embedded database')
   }
   if (faults.length > 0 || redis === undefined) throw new ConfigError(faults)
@@ -240,6 +246,7 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
     host: values.WORKER_HOST,
     port: values.WORKER_PORT,
     concurrency: values.WORKER_CONCURRENCY,
+    webhooks,
     logLevel: values.LOG_LEVEL,
   }
 }

@@ -16,6 +16,9 @@ const BATCH_BUCKETS_JOBS = [2, 4, 8, 16, 32, 64]
 /** From "at once" to an outage of the worker that lasted a day. */
 const LAG_BUCKETS_SECONDS = [0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 86_400]
 
+/** Up to the timeout of an attempt. */
+const WEBHOOK_BUCKETS_SECONDS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15]
+
 const BREAKER_STATE_VALUES = { closed: 0, half_open: 1, open: 2 } as const
 
 export interface MetricsText {
@@ -268,6 +271,40 @@ export function createWorkerMetrics() {
     }),
     users: counter(registry, 'provisioned_users_total', 'Users written, by what was new.', ['outcome']),
     queueJobs: (counts: () => Promise<Record<string, number>>) => queueJobs(registry, counts),
+    webhooks: webhooks(registry),
+  }
+}
+
+/** An endpoint is a name of WEBHOOKS_FILE. */
+function webhooks(registry: Registry) {
+  const labels = ['endpoint']
+  return {
+    deliveries: counter(
+      registry,
+      'webhook_deliveries_total',
+      'Attempts to deliver, by outcome: delivered, failed (will be tried again), dead, gone (410: disabled).',
+      ['endpoint', 'outcome'],
+    ),
+    seconds: histogram(registry, {
+      name: 'webhook_duration_seconds',
+      help: 'Time of one attempt, until the headers of the answer.',
+      labelNames: labels,
+      buckets: WEBHOOK_BUCKETS_SECONDS,
+    }),
+    waiting: gauge(registry, 'webhook_waiting', 'Deliveries that wait for an attempt.', labels),
+    oldestSeconds: gauge(
+      registry,
+      'webhook_oldest_seconds',
+      'Age of the oldest delivery that waits; 0 when none does.',
+      labels,
+    ),
+    dead: gauge(registry, 'webhook_dead', 'Deliveries that were given up, waiting for a person.', labels),
+    disabled: gauge(
+      registry,
+      'webhook_endpoint_disabled',
+      'Whether nothing is delivered there, because it answered 410 or an operator said so.',
+      labels,
+    ),
   }
 }
 

@@ -294,6 +294,24 @@ export const SETTINGS = {
     doc: 'Jobs a worker runs at once, and half as many are written to the database together.',
   }),
 
+  // Webhooks
+  WEBHOOKS_FILE: optionalText({
+    doc: 'JSON file of the worker: who is told of which events, [{"name": "…", "url": "https://…", "secrets": ["whsec_…"]}, …].',
+  }),
+  WEBHOOK_PORTS: list({
+    default: '443,8443',
+    pattern: /^[1-9]\d{0,4}$/,
+    demand: 'must be a comma list of ports',
+    doc: 'Ports that webhooks may be delivered to, comma list.',
+  }),
+  WEBHOOK_PRIVATE_NETWORKS: list({
+    default: '',
+    pattern: /^[0-9A-Fa-f.:]+(\/\d{1,3})?$/,
+    accepts: isAddressRange,
+    demand: 'must be a comma list of addresses or CIDR ranges, none of them /0',
+    doc: 'Networks that are not public and yet may be delivered to: comma list of CIDR ranges. 127.0.0.0/8 also permits http:// to this machine, for development only.',
+  }),
+
   // Process
   LOG_LEVEL: text({
     default: 'info',

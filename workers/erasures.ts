@@ -12,6 +12,8 @@ import { subjectOf } from '../src/subject.ts'
 import { isConflict } from './database-errors.ts'
 import type { Schema } from './migrations.ts'
 import { linkIdentity, lockSubjects, lockUsers } from './users.ts'
+import { NO_OUTBOX } from './webhooks/outbox.ts'
+import type { Outbox } from './webhooks/outbox.ts'
 
 /** Longer than any job of before can wait: a dead one is kept for a week. */
 const REMEMBERED_DAYS = 30
@@ -40,13 +42,13 @@ export interface Erasures {
   eraseIdentity(identity: IdentityToErase): Promise<ErasedRows>
 }
 
-/** Builds it on a migrated database. */
-export function createErasures(db: Kysely<Schema>): Erasures {
+/** Builds it on a migrated database. What is erased goes from the outbox too, which tells of it. */
+export function createErasures(db: Kysely<Schema>, outbox: Outbox = NO_OUTBOX): Erasures {
   return {
     async eraseIdentity(identity) {
       for (let attempt = 1; ; attempt += 1) {
         try {
-          return await db.transaction().execute((tx) => erase(tx, identity))
+          return await db.transaction().execute((tx) => erase(tx, identity, outbox))
         } catch (error) {
           if (!isConflict(error) || attempt >= ATTEMPTS_MAX) throw error
           await delay(Math.random() * CONFLICT_PAUSE_MS * 2 ** (attempt - 1))
@@ -56,7 +58,11 @@ export function createErasures(db: Kysely<Schema>): Erasures {
   }
 }
 
-async function erase(tx: Transaction<Schema>, identity: IdentityToErase): Promise<ErasedRows> {
+async function erase(
+  tx: Transaction<Schema>,
+  identity: IdentityToErase,
+  outbox: Outbox,
+): Promise<ErasedRows> {
   await lockSubjects(tx, identity)
   const sub = subjectOf(identity.appid, identity.openid)
   const done = await findErasure(tx, sub)
@@ -65,7 +71,7 @@ async function erase(tx: Transaction<Schema>, identity: IdentityToErase): Promis
     const since = held && { userId: held.user_id, unionid: held.unionid ?? undefined }
     return { identities: done.identities, users: done.users, since }
   }
-  const users = held === undefined ? 0 : await forget(tx, held)
+  const users = held === undefined ? 0 : await forget(tx, held, outbox)
   const identities = held === undefined ? 0 : 1
   await remember(tx, { sub, erased_at: new Date(identity.erasedAtMs), identities, users })
 
@@ -79,7 +85,7 @@ async function erase(tx: Transaction<Schema>, identity: IdentityToErase): Promis
     unionid: isUnionidSince ? (held.unionid ?? undefined) : undefined,
     seenAtMs: held.last_seen_at.getTime(),
   }
-  const { userId } = await linkIdentity(tx, seen)
+  const { userId } = await linkIdentity(tx, seen, outbox)
   return { identities, users, since: { userId, unionid: seen.unionid } }
 }
 
@@ -123,8 +129,9 @@ interface HeldIdentity {
  * Deletes the identity, and its user if they have no other, with all that was merged into them. How many users that
  * were.
  */
-async function forget(tx: Transaction<Schema>, held: HeldIdentity): Promise<number> {
+async function forget(tx: Transaction<Schema>, held: HeldIdentity, outbox: Outbox): Promise<number> {
   const { id, user_id: userId, unionid } = held
+  const sub = subjectOf(held.appid, held.openid)
   if (unionid !== null) await lockSubjects(tx, { ...held, unionid })
   await lockUsers(tx, [userId])
   await tx.deleteFrom('identities').where('id', '=', id).execute()
@@ -141,9 +148,13 @@ async function forget(tx: Transaction<Schema>, held: HeldIdentity): Promise<numb
     const told = others.map((other) => other.unionid).filter((each) => each !== null)
     await sql`${tree} update users set unionid = null
       where id in (select id from tree) and unionid <> all (${told}::text[])`.execute(tx)
+    await outbox.forgetIdentity(tx, sub, userId)
     return 0
   }
-  const { rows } =
-    await sql`${tree} delete from users where id in (select id from tree) returning id`.execute(tx)
+  const { rows } = await sql<{
+    id: string
+  }>`${tree} delete from users where id in (select id from tree) returning id`.execute(tx)
+  const merged = rows.map((row) => row.id).filter((each) => each !== userId)
+  await outbox.forgetUsers(tx, sub, [userId, ...merged])
   return rows.length
 }

@@ -18,6 +18,8 @@ export interface Schema {
   users: UsersTable
   identities: IdentitiesTable
   erasures: ErasuresTable
+  webhook_deliveries: WebhookDeliveriesTable
+  webhook_endpoints: WebhookEndpointsTable
 }
 
 /**
@@ -59,6 +61,36 @@ interface ErasuresTable {
   /** What was erased then, for whoever asks a second time because the answer was lost. */
   identities: Generated<number>
   users: Generated<number>
+}
+
+/** One row per event and endpoint that wants it (webhooks/outbox.ts); it is kept for a while when it has ended. */
+interface WebhookDeliveriesTable {
+  /** A UUIDv7, the same for all endpoints. */
+  event_id: ColumnType<string, string, never>
+  /** Its name in WEBHOOKS_FILE. */
+  endpoint: ColumnType<string, string, never>
+  type: ColumnType<string, string, never>
+  /** Whom it tells of, so that erasing them finds it. */
+  user_id: ColumnType<string | null, string | null, never>
+  sub: ColumnType<string | null, string | null, never>
+  /** The body, as it is sent. */
+  payload: string
+  created_at: Generated<Date>
+  state: Generated<'pending' | 'delivered' | 'dead'>
+  /** Attempts that were begun. */
+  attempts: Generated<number>
+  /** When it is to be tried (again); while it is leased, when the worker that tries it is given up. */
+  due_at: Date
+  leased: Generated<boolean>
+  last_result: string | null
+  finished_at: Date | null
+}
+
+/** What is known of endpoints beside their configuration. */
+interface WebhookEndpointsTable {
+  name: string
+  /** It answered 410, or an operator has said so: nothing is delivered until it is enabled again. */
+  disabled_at: Date | null
 }
 
 const usersAndIdentities: Migration = {
@@ -103,8 +135,49 @@ const erasures: Migration = {
   },
 }
 
+const webhooks: Migration = {
+  async up(db: Kysely<unknown>) {
+    await db.schema
+      .createTable('webhook_deliveries')
+      .addColumn('event_id', 'uuid', (column) => column.notNull())
+      .addColumn('endpoint', 'text', (column) => column.notNull())
+      .addColumn('type', 'text', (column) => column.notNull())
+      .addColumn('user_id', 'text') // no UUID where users are kept elsewhere
+      .addColumn('sub', 'text')
+      .addColumn('payload', 'text', (column) => column.notNull())
+      .addColumn('created_at', 'timestamptz', (column) => column.notNull().defaultTo(sql`now()`))
+      .addColumn('state', 'text', (column) => column.notNull().defaultTo('pending'))
+      .addColumn('attempts', 'integer', (column) => column.notNull().defaultTo(0))
+      .addColumn('due_at', 'timestamptz', (column) => column.notNull())
+      .addColumn('leased', 'boolean', (column) => column.notNull().defaultTo(false))
+      .addColumn('last_result', 'text')
+      .addColumn('finished_at', 'timestamptz')
+      .addPrimaryKeyConstraint('webhook_deliveries_pkey', ['event_id', 'endpoint'])
+      .execute()
+    // What waits and what is dead is looked for often, and is little beside what was delivered.
+    await sql`create index webhook_deliveries_due on webhook_deliveries (endpoint, due_at) where state = 'pending'`.execute(
+      db,
+    )
+    await sql`create index webhook_deliveries_ended on webhook_deliveries (state, finished_at) where state <> 'pending'`.execute(
+      db,
+    )
+    for (const column of ['user_id', 'sub'])
+      await db.schema
+        .createIndex(`webhook_deliveries_${column}`)
+        .on('webhook_deliveries')
+        .column(column)
+        .execute()
+    await db.schema
+      .createTable('webhook_endpoints')
+      .addColumn('name', 'text', (column) => column.primaryKey())
+      .addColumn('disabled_at', 'timestamptz')
+      .execute()
+  },
+}
+
 /** By name, which is also the order. Every deployment remembers these names: never change one. */
 export const MIGRATIONS: Readonly<Record<string, Migration>> = {
   '0001-users-and-identities': usersAndIdentities,
   '0002-erasures': erasures,
+  '0003-webhooks': webhooks,
 }

@@ -13,8 +13,10 @@ import { sql } from 'kysely'
 import type { Kysely, Transaction } from 'kysely'
 import { subjectOf } from '../src/subject.ts'
 import type { Schema } from './migrations.ts'
-import { lockManySubjects } from './users.ts'
+import { lockManySubjects, loginEvent } from './users.ts'
 import type { ProvisionedUser, SeenIdentity } from './users.ts'
+import { NO_OUTBOX } from './webhooks/outbox.ts'
+import type { Outbox } from './webhooks/outbox.ts'
 
 /**
  * Provisions what is common of a batch, and returns undefined in the place of what is not. Rejects with the database's
@@ -26,19 +28,54 @@ export type ProvisionMany = (
   batch: readonly SeenIdentity[],
 ) => Promise<readonly (ProvisionedUser | undefined)[]>
 
-/** Builds it on a migrated database. */
-export function createProvisionMany(db: Kysely<Schema>): ProvisionMany {
+/** Builds it on a migrated database. What happens to users is told to the outbox. */
+export function createProvisionMany(db: Kysely<Schema>, outbox: Outbox = NO_OUTBOX): ProvisionMany {
+  /** One statement, unless somebody wants to hear of logins. */
+  function refresh(batch: readonly SeenIdentity[]) {
+    if (!outbox.wants('user.login')) return refreshMany(db, batch)
+    return db.transaction().execute(async (tx) => {
+      const known = await refreshMany(tx, batch)
+      await outbox.record(tx, withIds(batch, known, loginEvent))
+      return known
+    })
+  }
+
   return async (batch) => {
-    const known = await refreshMany(db, batch)
+    const known = await refresh(batch)
     const others = batch.filter((seen) => !known.has(subOf(seen)))
     const created =
-      others.length === 0 ? NOBODY : await db.transaction().execute((tx) => createMany(tx, others))
+      others.length === 0
+        ? NOBODY
+        : await db.transaction().execute(async (tx) => {
+            const users = await createMany(tx, others)
+            await outbox.record(tx, [
+              ...withIds(others, users, createdEvent),
+              ...withIds(others, users, loginEvent),
+            ])
+            return users
+          })
     return batch.map((seen) => {
       const knownId = known.get(subOf(seen))
       const userId = knownId ?? created.get(subOf(seen))
       return userId === undefined ? undefined : { userId, created: knownId === undefined, relinked: [] }
     })
   }
+}
+
+/** Makes something of those of the batch who have a user now. */
+function withIds<T>(
+  batch: readonly SeenIdentity[],
+  users: ReadonlyMap<string, string>,
+  make: (seen: SeenIdentity, userId: string) => T,
+): T[] {
+  return batch.flatMap((seen) => {
+    const userId = users.get(subOf(seen))
+    return userId === undefined ? [] : [make(seen, userId)]
+  })
+}
+
+function createdEvent(seen: SeenIdentity, userId: string) {
+  return { type: 'user.created' as const, userId, identity: seen }
 }
 
 const NOBODY: ReadonlyMap<string, string> = new Map()

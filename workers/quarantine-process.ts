@@ -15,6 +15,7 @@ import type { IncomingJob } from './provision-user.ts'
 import { ALIVE_INTERVAL_MS } from './quarantine.ts'
 import type { QuarantineMessage } from './quarantine.ts'
 import { createUsers } from './users.ts'
+import { createOutbox } from './webhooks/outbox.ts'
 
 const FIRST_CONTACT_MS = 5_000
 
@@ -33,7 +34,7 @@ const database = await openDatabase({
 })
 const keys = createKeys(config.redis.keyPrefix)
 const provisionUser = createProvisionUser({
-  users: createUsers(database.db),
+  users: createUsers(database.db, createOutbox(config.webhooks.endpoints)),
   acknowledge: createAcknowledge(redis, keys),
   isLoggedIn: createLoggedInCheck(redis, keys),
   log,

@@ -26,6 +26,8 @@ import type { Kysely, Transaction } from 'kysely'
 import { subjectOf } from '../src/subject.ts'
 import { ErasedSince, isConflict, Superseded } from './database-errors.ts'
 import type { Schema } from './migrations.ts'
+import { NO_OUTBOX, repeatableEventId } from './webhooks/outbox.ts'
+import type { NewEvent, Outbox } from './webhooks/outbox.ts'
 
 /** What a login learnt. `seenAtMs` is when (Unix time), and orders what arrives out of order. */
 export interface SeenIdentity {
@@ -68,15 +70,15 @@ const ATTEMPTS_MAX = 8
 /** Upper bound of the pause before the second try; doubled for each further one, with full jitter. */
 const CONFLICT_PAUSE_MS = 10
 
-/** Builds the store on a migrated database. */
-export function createUsers(db: Kysely<Schema>): Users {
+/** Builds the store on a migrated database. What happens to users is told to the outbox. */
+export function createUsers(db: Kysely<Schema>, outbox: Outbox = NO_OUTBOX): Users {
   return {
     async provisionUser(seen) {
       for (let attempt = 1; ; attempt += 1) {
         try {
-          const userId = await refreshIdentity(db, seen)
+          const userId = await refresh(seen)
           if (userId !== undefined) return { userId, created: false, relinked: [] }
-          return await db.transaction().execute((tx) => linkIdentity(tx, seen))
+          return await db.transaction().execute((tx) => linkIdentity(tx, seen, outbox))
         } catch (error) {
           // Rolled back for the sake of another transaction: nothing happened, and the same call works now.
           if (!isConflict(error) || attempt >= ATTEMPTS_MAX) throw error
@@ -85,6 +87,22 @@ export function createUsers(db: Kysely<Schema>): Users {
       }
     },
   }
+
+  /** One statement, unless somebody wants to hear of logins. */
+  function refresh(seen: SeenIdentity): Promise<string | undefined> {
+    if (!outbox.wants('user.login')) return refreshIdentity(db, seen)
+    return db.transaction().execute(async (tx) => {
+      const userId = await refreshIdentity(tx, seen)
+      if (userId !== undefined) await outbox.record(tx, [loginEvent(seen, userId)])
+      return userId
+    })
+  }
+}
+
+/** The same however often the job is run that tells of this login. */
+export function loginEvent(seen: SeenIdentity, userId: string): NewEvent {
+  const id = repeatableEventId('user.login', subjectOf(seen.appid, seen.openid), seen.seenAtMs)
+  return { type: 'user.login', id, userId, identity: seen, atMs: seen.seenAtMs }
 }
 
 /** The returning user: touches the identity if this call says nothing new about whose it is. */
@@ -104,7 +122,11 @@ async function refreshIdentity(db: Kysely<Schema>, seen: SeenIdentity): Promise<
 }
 
 /** Everything else: a new identity, or a unionid that is new for it. */
-export async function linkIdentity(tx: Transaction<Schema>, seen: SeenIdentity): Promise<ProvisionedUser> {
+export async function linkIdentity(
+  tx: Transaction<Schema>,
+  seen: SeenIdentity,
+  outbox: Outbox,
+): Promise<ProvisionedUser> {
   await lockSubjects(tx, seen)
   await demandNotErased(tx, seen)
   const known = await findUserIds(tx, seen)
@@ -112,11 +134,12 @@ export async function linkIdentity(tx: Transaction<Schema>, seen: SeenIdentity):
   const ofIdentity = living.find((user) => user.id === known.ofIdentity)
   const ofUnionid = living.find((user) => user.id === known.ofUnionid)
 
-  // The outbox for webhooks (a later issue) is written in this transaction, from what is returned here.
   if (ofIdentity === undefined) {
     const userId =
       ofUnionid?.id ?? (await insertUser(tx, { unionid: seen.unionid ?? null, merged_into: null }))
     await insertIdentity(tx, userId, seen)
+    const type = ofUnionid === undefined ? 'user.created' : 'user.linked'
+    await outbox.record(tx, [{ type, userId, identity: seen }, loginEvent(seen, userId)])
     return { userId, created: ofUnionid === undefined, relinked: [] }
   }
 
@@ -126,8 +149,12 @@ export async function linkIdentity(tx: Transaction<Schema>, seen: SeenIdentity):
     if (seen.unionid !== undefined) await addUnionid(tx, ofIdentity, seen.unionid)
   } else if (ofUnionid.id !== ofIdentity.id) {
     ;({ userId, relinked } = await mergeUsers(tx, ofIdentity, ofUnionid))
+    const mergedUserId = userId === ofIdentity.id ? ofUnionid.id : ofIdentity.id
+    const details = { merged_user_id: mergedUserId }
+    await outbox.record(tx, [{ type: 'user.merged', userId, identity: seen, details }])
   }
   await updateSeen(tx, seen).execute()
+  await outbox.record(tx, [loginEvent(seen, userId)])
   return { userId, created: false, relinked: relinked.filter((identity) => !isSame(identity, seen)) }
 }
 

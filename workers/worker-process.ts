@@ -36,6 +36,10 @@ import { createQuarantine } from './quarantine.ts'
 import type { Quarantine } from './quarantine.ts'
 import { listenForStatus } from './status-listener.ts'
 import { createUsers } from './users.ts'
+import { createDeliveries } from './webhooks/deliveries.ts'
+import { createWebhookDelivery } from './webhooks/delivery.ts'
+import type { WebhookDelivery } from './webhooks/delivery.ts'
+import { createOutbox } from './webhooks/outbox.ts'
 
 /** For the running jobs. Below Kubernetes' 30 s until SIGKILL, with what follows it. */
 const JOBS_GRACE_MS = 20_000
@@ -74,7 +78,8 @@ function readConfig(): WorkerConfig {
   }
 }
 
-async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, concurrency }: WorkerConfig) {
+async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...config }: WorkerConfig) {
+  const { host, port, concurrency } = config
   const metrics = createWorkerMetrics()
   const keys = createKeys(redisConfig.keyPrefix)
   const prefix = keys.queue(PROVISION_QUEUE)
@@ -82,6 +87,7 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, con
   reportConnection(redis, log, () => stopping.signal.aborted)
   let worker: ProvisionWorker | undefined
   let eraseWorker: EraseWorker | undefined
+  let webhookDelivery: WebhookDelivery | undefined
   let database: Database | undefined
   let quarantine: Quarantine | undefined
   let status: Awaited<ReturnType<typeof listenForStatus>> | undefined
@@ -91,7 +97,7 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, con
     else log.info({ signal }, 'the worker stops')
     stopping.abort()
     const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
-    await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs)])
+    await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs), webhookDelivery?.close(graceMs)])
     quarantine?.close()
     await Promise.all([disconnect(redis, DISCONNECT_MS), database && closeInTime(database)])
     status?.close()
@@ -121,8 +127,9 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, con
   metrics.queueJobs(countJobs)
   const acknowledge = createAcknowledge(redis, keys)
   const isLoggedIn = createLoggedInCheck(redis, keys)
+  const outbox = createOutbox(webhooks.endpoints)
   const provisionUser = createProvisionUser({
-    users: createBatchedUsers(createUsers(opened.db), createProvisionMany(opened.db), {
+    users: createBatchedUsers(createUsers(opened.db, outbox), createProvisionMany(opened.db, outbox), {
       onBatch(size, left) {
         metrics.batchJobs.observe(size)
         metrics.batchLeftovers.inc({ why: 'unusual' }, left)
@@ -157,7 +164,7 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, con
     { prefix, concurrency },
   )
   const eraseUser = createEraseUser({
-    erasures: createErasures(opened.db),
+    erasures: createErasures(opened.db, outbox),
     removeJobs: createJobRemoval(redis, prefix),
     isLoggedIn,
     acknowledge,
@@ -165,6 +172,8 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, host, port, con
     log,
   })
   eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, keys.queue(ERASE_QUEUE))
+  webhookDelivery = createWebhookDelivery({ deliveries: createDeliveries(opened.db), metrics, log }, webhooks)
+  webhookDelivery.start()
   await Promise.all([worker.start(), eraseWorker.start()])
   log.info({ url: `http://${host}:${status.port}`, database: opened.kind, concurrency }, 'worker ready')
 }
