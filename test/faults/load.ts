@@ -71,9 +71,10 @@ export async function startLoad(
   let logins = 0
   let validations = 0
   let givenUp = 0
-  let turn = 0
-
-  const nextTarget = () => targets[turn++ % targets.length] ?? ''
+  // Each kind has turns of its own: of two that are sent in step, one would always find the same gateway.
+  const nextOf = (turn: number) => () => targets[turn++ % targets.length] ?? ''
+  const loginTarget = nextOf(0)
+  const validationTarget = nextOf(1)
 
   async function takeCode(): Promise<IssuedCode | undefined> {
     if (codes.length < codesAhead) {
@@ -97,7 +98,7 @@ export async function startLoad(
       let attempt: Attempt
       do {
         attempt = await client.login({
-          target: nextTarget(),
+          target: loginTarget(),
           ...issued,
           nonce,
           ip,
@@ -121,7 +122,8 @@ export async function startLoad(
 
   async function validate(dueMs: number): Promise<void> {
     const token = tokens[Math.floor(Math.random() * tokens.length)]
-    if (token !== undefined && ledger.sessions.has(token)) await client.validate(nextTarget(), token, dueMs)
+    if (token !== undefined && ledger.sessions.has(token))
+      await client.validate(validationTarget(), token, dueMs)
   }
 
   function begin(what: 'login' | 'validate', dueMs: number, run: Promise<void>): void {
