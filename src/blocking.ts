@@ -4,6 +4,7 @@
  */
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import type { SessionEvents } from './session-events.ts'
 
 const blockScript = loadScript('block-user')
 
@@ -19,20 +20,24 @@ export interface BlockingDeps {
   redis: RedisClient
   keys: Keys
   clock: StoreClock
+  /** undefined: nobody wants to hear of sessions that end. */
+  events: SessionEvents | undefined
   /** Told of every user who is blocked, after Redis has it. */
   onBlock(sub: string): void
 }
 
 /** All of it rejects with store_unavailable, and may be repeated. */
-export function createBlocking({ redis, keys, clock, onBlock }: BlockingDeps) {
+export function createBlocking({ redis, keys, clock, events, onBlock }: BlockingDeps) {
   return {
     /** Blocks a user, also one who has never logged in. Blocking again replaces reason and end. */
     async block(sub: string, { reason, ttlSeconds }: BlockRequest): Promise<void> {
       const note = JSON.stringify({ since: Math.floor(clock.nowMs() / 1000), reason })
+      const tell = events?.beforeEnd(sub, [])
       await stored(
         blockScript(redis, [keys.user(sub), keys.block(sub)], [note, ttlSeconds ?? 0, keys.endedChannel]),
       )
       onBlock(sub)
+      tell?.('blocked')
     },
 
     /** Lets a user log in again. Their sessions of before do not come back. */

@@ -83,6 +83,7 @@ export interface GatewayConfig {
   readonly localLimits: LocalLimitSettings
   readonly shedding: SheddingSettings
   readonly provisionRefreshSeconds: number
+  readonly sessionEvents: boolean
   readonly logLevel: string
   readonly drainDelayMs: number
   readonly readyRequiresRedis: boolean
@@ -219,6 +220,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
     },
     shedding: { loopDelayMsMax: values.SHED_LOOP_DELAY_MS, inFlightMax: values.SHED_IN_FLIGHT },
     provisionRefreshSeconds: values.PROVISION_REFRESH_SECONDS,
+    sessionEvents: values.SESSION_EVENTS,
     logLevel: values.LOG_LEVEL,
     drainDelayMs: values.DRAIN_DELAY_MS,
     readyRequiresRedis: values.READY_REQUIRES_REDIS,

@@ -36,6 +36,7 @@ import { createRenewal } from './renewal.ts'
 import { createSeal } from './seal.ts'
 import { createReplayGuard } from './replays.ts'
 import { createSessionCache } from './session-cache.ts'
+import { createSessionEvents } from './session-events.ts'
 import { createSessionKeys } from './session-keys.ts'
 import { createSessionKeyUses } from './session-key-uses.ts'
 import { createSessions } from './sessions.ts'
@@ -150,6 +151,9 @@ export function createGateway(
   const renew = createRenewal({ redis, keys }, config.sessionLife, (outcome) =>
     metrics.sessionsRenewed.inc({ outcome }),
   )
+  const sessionEvents = config.sessionEvents
+    ? createSessionEvents({ redis, keys, clock }, (outcome) => metrics.sessionEvents.inc({ outcome }))
+    : undefined
   const tokens = createTokens(config.tokenKeys)
   const sessions = createSessions(
     {
@@ -160,6 +164,7 @@ export function createGateway(
       tokens,
       renew,
       cache,
+      events: sessionEvents,
       observer: {
         onOpen: () => metrics.sessionsOpened.inc(),
         onFind: (outcome, cached) => metrics.sessionsFound.inc({ outcome, cache: cached }),
@@ -191,6 +196,7 @@ export function createGateway(
     redis,
     keys,
     clock,
+    events: sessionEvents,
     onBlock(sub) {
       cache?.drop(sub)
       metrics.usersBlocked.inc()
@@ -320,7 +326,10 @@ export function createGateway(
       shedding.stop()
       accessTokens.close()
       await within(CLOSE_STEP_MS, upstream.close())
-      await within(CLOSE_STEP_MS, Promise.all([provisioning.close(), erasure.close()]))
+      await within(
+        CLOSE_STEP_MS,
+        Promise.all([provisioning.close(), erasure.close(), sessionEvents?.close()]),
+      )
       endings?.disconnect()
       await disconnect(redis, CLOSE_STEP_MS)
       health.stop()

@@ -1,11 +1,13 @@
 /**
- * Every metric, with its help text, labels and the reason of its buckets. The only file that imports
- * prom-client (which now lives on as @prometheus-io/client: swapping it is one line here).
+ * Every metric, with its help text, labels and the reason of its buckets. With metric-kinds.ts
+ * and webhook-metrics.ts the only file that imports prom-client (which now lives on as @prometheus-io/client).
  *
  * Labels come from closed sets only (error codes, outcomes, configured hosts), never from what a client
  * sent, so that the number of series is bounded.
  */
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
+import { counter, exposition, gauge, histogram } from './metric-kinds.ts'
+import { webhooks } from './webhook-metrics.ts'
 
 /** From Redis' fraction of a millisecond over WeChat's usual 50–200 ms to the login's deadline. */
 const LOGIN_BUCKETS_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 5]
@@ -16,39 +18,7 @@ const BATCH_BUCKETS_JOBS = [2, 4, 8, 16, 32, 64]
 /** From "at once" to an outage of the worker that lasted a day. */
 const LAG_BUCKETS_SECONDS = [0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 86_400]
 
-/** Up to the timeout of an attempt. */
-const WEBHOOK_BUCKETS_SECONDS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15]
-
 const BREAKER_STATE_VALUES = { closed: 0, half_open: 1, open: 2 } as const
-
-export interface MetricsText {
-  contentType: string
-  text(): Promise<string>
-}
-
-function exposition(registry: Registry): MetricsText {
-  return { contentType: registry.contentType, text: () => registry.metrics() }
-}
-
-function gauge(registry: Registry, name: string, help: string, labelNames: readonly string[] = []): Gauge {
-  return new Gauge({ name, help, labelNames, registers: [registry] })
-}
-
-function counter(
-  registry: Registry,
-  name: string,
-  help: string,
-  labelNames: readonly string[] = [],
-): Counter {
-  return new Counter({ name, help, labelNames, registers: [registry] })
-}
-
-function histogram(
-  registry: Registry,
-  spec: { name: string; help: string; buckets: number[]; labelNames?: readonly string[] },
-): Histogram {
-  return new Histogram({ labelNames: [], ...spec, registers: [registry] })
-}
 
 /** The gateway's metrics, in a registry of their own. */
 export function createGatewayMetrics() {
@@ -176,6 +146,12 @@ export function createGatewayMetrics() {
     ),
     setApiBreaker: (host: string, state: keyof typeof BREAKER_STATE_VALUES) =>
       apiBreaker.set({ host }, BREAKER_STATE_VALUES[state]),
+    sessionEvents: counter(
+      registry,
+      'session_events_total',
+      'Log-outs for the worker to tell of: queued, lost (Redis did not take it), dropped (too many wait).',
+      ['outcome'],
+    ),
     usersErased: counter(registry, 'users_erased_total', 'Users whose erasure has been asked for.'),
     usersBlocked: counter(registry, 'users_blocked_total', 'Users blocked by an administrator.'),
     jwtsIssued: counter(registry, 'jwt_issued_total', 'JWTs made, by audience (of JWT_AUDIENCES).', [
@@ -272,39 +248,6 @@ export function createWorkerMetrics() {
     users: counter(registry, 'provisioned_users_total', 'Users written, by what was new.', ['outcome']),
     queueJobs: (counts: () => Promise<Record<string, number>>) => queueJobs(registry, counts),
     webhooks: webhooks(registry),
-  }
-}
-
-/** An endpoint is a name of WEBHOOKS_FILE. */
-function webhooks(registry: Registry) {
-  const labels = ['endpoint']
-  return {
-    deliveries: counter(
-      registry,
-      'webhook_deliveries_total',
-      'Attempts to deliver, by outcome: delivered, failed (will be tried again), dead, gone (410: disabled).',
-      ['endpoint', 'outcome'],
-    ),
-    seconds: histogram(registry, {
-      name: 'webhook_duration_seconds',
-      help: 'Time of one attempt, until the headers of the answer.',
-      labelNames: labels,
-      buckets: WEBHOOK_BUCKETS_SECONDS,
-    }),
-    waiting: gauge(registry, 'webhook_waiting', 'Deliveries that wait for an attempt.', labels),
-    oldestSeconds: gauge(
-      registry,
-      'webhook_oldest_seconds',
-      'Age of the oldest delivery that waits; 0 when none does.',
-      labels,
-    ),
-    dead: gauge(registry, 'webhook_dead', 'Deliveries that were given up, waiting for a person.', labels),
-    disabled: gauge(
-      registry,
-      'webhook_endpoint_disabled',
-      'Whether nothing is delivered there, because it answered 410 or an operator said so.',
-      labels,
-    ),
   }
 }
 

@@ -16,6 +16,7 @@
  *   erasure:<id>                        hash     receipt of an erasure (erasure.ts)               30 days
  *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
  *   {erase}:erase:*                     BullMQ   users to be forgotten (erasure.ts)               until done
+ *   {events}:events:*                   BullMQ   log-outs to be told of (session-events.ts)      until done
  *   sessions-ended                      channel  users whose sessions were ended (session-cache.ts)
  *
  * KEY_PREFIX stands before each. No ioredis `keyPrefix`: BullMQ refuses it, and it would hide what is on

@@ -12,6 +12,7 @@ import type { Keys, RedisClient, StoreClock } from './redis.ts'
 import type { Renewal } from './renewal.ts'
 import type { Seal } from './seal.ts'
 import type { SessionCache } from './session-cache.ts'
+import type { SessionEvents } from './session-events.ts'
 import { deviceLetter, parseSession } from './session-value.ts'
 import type { SessionLife } from './session-value.ts'
 import { subjectOf } from './subject.ts'
@@ -69,6 +70,8 @@ export interface SessionsDeps {
   renew: Renewal
   /** undefined: every validation asks Redis. */
   cache: SessionCache<Session> | undefined
+  /** undefined: nobody wants to hear of log-outs. */
+  events: SessionEvents | undefined
   observer: SessionsObserver
 }
 
@@ -97,7 +100,7 @@ export interface SessionsSettings {
 }
 
 export function createSessions(
-  { redis, keys, clock, seal, tokens, renew, cache, observer }: SessionsDeps,
+  { redis, keys, clock, seal, tokens, renew, cache, events, observer }: SessionsDeps,
   settings: SessionsSettings,
 ) {
   const { idleSeconds, maxSeconds } = settings.life
@@ -308,17 +311,22 @@ export function createSessions(
   }
 
   async function revokeFields(sub: string, fields: readonly string[]): Promise<boolean> {
+    const tell = events?.beforeEnd(sub, fields)
     const revoked = await stored(revokeScript(redis, [keys.user(sub)], [...endingArgs, ...fields]))
     cache?.drop(sub)
     if (revoked !== 1) return false
     observer.onRevoke('one')
+    tell?.('one')
     return true
   }
 
   async function revokeMany(sub: string, scope: 'all' | 'others', keptFields: readonly string[]) {
+    const tell = events?.beforeEnd(sub, keptFields)
     const revoked = await stored(revokeManyScript(redis, [keys.user(sub)], [...endingArgs, ...keptFields]))
     cache?.drop(sub)
-    if (revoked === 1) observer.onRevoke(scope)
+    if (revoked !== 1) return
+    observer.onRevoke(scope)
+    tell?.(scope)
   }
 
   function listed(user: Record<string, Buffer>, currentFields: readonly string[]): ListedSession[] {

@@ -311,6 +311,10 @@ export const SETTINGS = {
     demand: 'must be a comma list of addresses or CIDR ranges, none of them /0',
     doc: 'Networks that are not public and yet may be delivered to: comma list of CIDR ranges. 127.0.0.0/8 also permits http:// to this machine, for development only.',
   }),
+  SESSION_EVENTS: flag({
+    default: false,
+    doc: 'Whether a gateway tells the worker of log-outs, for webhooks that want session.revoked.',
+  }),
 
   // Process
   LOG_LEVEL: text({

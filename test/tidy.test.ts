@@ -27,7 +27,7 @@ const everything = [...programs, ...deploy, ...sourceFiles('test/**/*.ts')]
 const HOMES: Record<string, RegExp> = {
   '@electric-sql/pglite': /^workers\//,
   '@fastify/type-provider-typebox': /^src\/http\//,
-  bullmq: /^(src\/(provisioning|erasure)\.ts$|workers\/)/,
+  bullmq: /^(src\/(provisioning|erasure|session-events)\.ts$|workers\/)/,
   'close-with-grace': /^(src\/gateway|workers\/worker)-process\.ts$/,
   fastify: /^src\/http\//,
   ioredis: /^src\/redis(-watch)?\.ts$/,
@@ -36,7 +36,7 @@ const HOMES: Record<string, RegExp> = {
   opossum: /^src\/wechat\/breaker\.ts$/,
   pg: /^workers\//,
   pino: /^src\/log\.ts$/,
-  'prom-client': /^src\/metrics\.ts$/,
+  'prom-client': /^src\/(metrics|metric-kinds|webhook-metrics)\.ts$/,
   'rate-limiter-flexible': /^src\/limits\.ts$/,
   typebox: /^src\/http\//,
   undici: /^src\/wechat\//,

@@ -7,6 +7,7 @@ import { sql } from 'kysely'
 import { expect, inject, onTestFinished, test, vi } from 'vitest'
 import { subjectOf } from '../src/subject.ts'
 import { openDatabase } from '../workers/database.ts'
+import { dumpDatabase } from './harness/dumps.ts'
 import { APPID, workerEnvironment } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
@@ -229,4 +230,32 @@ test('during a rotation both secrets sign', async () => {
   const [webhook] = await received(receiver, 'user.created')
   expect(webhook?.headers['webhook-signature']).toMatch(/^v1,\S+ v1,\S+$/)
   expect(webhook?.verified).toBe(true)
+})
+
+test('of a user who was erased only that is told, and nothing of before', async () => {
+  let away = true
+  const receiver = await startReceiver((response) => response.writeHead(away ? 500 : 204).end())
+  const { harness, location, startWorker } = await startSystem([{ receiver, include_openid: true }])
+  const worker = await startWorker()
+  const { openid, token } = await logIn(harness, { unionid: 'o6_bmasdasdsad6_2sgVt7hMZOPfL' })
+  const userId = await until('the user id', async () => (await harness.get('/session', token)).body.user_id)
+  await received(receiver, 'user.created')
+  const headers = { authorization: `Bearer ${harness.env['ADMIN_TOKEN'] ?? ''}` }
+  const { status } = await harness.admin.send('DELETE', `/users/${APPID}/${openid}`, { headers })
+  expect(status).toBe(202)
+  away = false
+  const [erased] = await received(receiver, 'user.erased')
+  expect(erased?.event.data).toEqual({ user_id: userId })
+  const before = receiver.ofType('user.created').length
+  // Somebody later, so that an event too many would have been here before.
+  const { sub } = await logIn(harness)
+  await until(
+    'the later user',
+    () => receiver.received.some(({ event }) => event.data['sub'] === sub),
+    20_000,
+  )
+  expect(receiver.ofType('user.created')).toHaveLength(before + 1)
+  await worker.end('SIGTERM')
+  const dump = await dumpDatabase(location)
+  for (const trace of [openid, 'o6_bmasdasdsad6_2sgVt7hMZOPfL']) expect(dump).not.toContain(trace)
 })

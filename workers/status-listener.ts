@@ -7,7 +7,7 @@
  */
 import { createServer } from 'node:http'
 import type { Server, ServerResponse } from 'node:http'
-import type { MetricsText } from '../src/metrics.ts'
+import type { MetricsText } from '../src/metric-kinds.ts'
 
 export interface StatusDeps {
   readonly metrics: MetricsText

@@ -18,6 +18,7 @@ import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
 import { connectFailFast, connectPatient, createKeys, disconnect } from '../src/redis.ts'
 import type { RedisClient } from '../src/redis.ts'
 import { reportConnection } from '../src/redis-report.ts'
+import { SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
 import { DataDirInUse } from './data-dir-lock.ts'
 import { describeDatabaseError, isTransient } from './database-errors.ts'
 import { waitForDatabase } from './database-wait.ts'
@@ -34,6 +35,8 @@ import { createJobCount, createProvisionWorker } from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
 import { createQuarantine } from './quarantine.ts'
 import type { Quarantine } from './quarantine.ts'
+import { createSessionEventsWorker } from './session-events-worker.ts'
+import type { SessionEventsWorker } from './session-events-worker.ts'
 import { listenForStatus } from './status-listener.ts'
 import { createUsers } from './users.ts'
 import { createDeliveries } from './webhooks/deliveries.ts'
@@ -87,6 +90,7 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
   reportConnection(redis, log, () => stopping.signal.aborted)
   let worker: ProvisionWorker | undefined
   let eraseWorker: EraseWorker | undefined
+  let sessionEventsWorker: SessionEventsWorker | undefined
   let webhookDelivery: WebhookDelivery | undefined
   let database: Database | undefined
   let quarantine: Quarantine | undefined
@@ -174,7 +178,11 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
   eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, keys.queue(ERASE_QUEUE))
   webhookDelivery = createWebhookDelivery({ deliveries: createDeliveries(opened.db), metrics, log }, webhooks)
   webhookDelivery.start()
-  await Promise.all([worker.start(), eraseWorker.start()])
+  sessionEventsWorker = createSessionEventsWorker(
+    { db: opened.db, outbox, redis, metrics, log },
+    keys.queue(SESSION_EVENTS_QUEUE),
+  )
+  await Promise.all([worker.start(), eraseWorker.start(), sessionEventsWorker.start()])
   log.info({ url: `http://${host}:${status.port}`, database: opened.kind, concurrency }, 'worker ready')
 }
 

@@ -1,0 +1,151 @@
+/**
+ * The BullMQ worker of the queue of log-outs (src/session-events.ts): each goes into the outbox, once however often its
+ * job is run. While the database is away its jobs fail and are run again.
+ */
+import { UnrecoverableError, Worker } from 'bullmq'
+import { sql } from 'kysely'
+import type { Kysely, Transaction } from 'kysely'
+import type { Log } from '../src/log.ts'
+import type { WorkerMetrics } from '../src/metrics.ts'
+import type { RedisClient } from '../src/redis.ts'
+import {
+  parseSessionEventJob,
+  SESSION_EVENTS_QUEUE,
+  sessionEventRetryDelayMs,
+} from '../src/session-events.ts'
+import type { SessionEventJob } from '../src/session-events.ts'
+import { subjectOf } from '../src/subject.ts'
+import { describeDatabaseError } from './database-errors.ts'
+import type { Schema } from './migrations.ts'
+import type { IncomingJob } from './provision-user.ts'
+import type { EventIdentity, Outbox } from './webhooks/outbox.ts'
+
+/** As in provision-worker.ts. */
+const LOCK_MS = 10_000
+const STALLED_CHECK_MS = 5_000
+const STALLED_TIMES_MAX = 20
+const CONCURRENCY = 4
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+
+export interface SessionEventsWorkerDeps {
+  readonly db: Kysely<Schema>
+  readonly outbox: Outbox
+  /** A patient connection (redis.ts). */
+  readonly redis: RedisClient
+  readonly metrics: Pick<WorkerMetrics, 'webhooks'>
+  readonly log: Log
+}
+
+export interface SessionEventsWorker {
+  /** Begins to take jobs. Resolves when both connections to Redis are up. */
+  start(): Promise<void>
+  /** Takes no further job, lets the running ones finish for at most `graceMs`, resolves. */
+  close(graceMs: number): Promise<void>
+}
+
+/** Builds the worker; it takes no jobs before start(). @param prefix BullMQ's: keys.queue(SESSION_EVENTS_QUEUE) */
+export function createSessionEventsWorker(
+  { db, outbox, redis, metrics, log }: SessionEventsWorkerDeps,
+  prefix: string,
+): SessionEventsWorker {
+  const worker = new Worker<unknown, void>(SESSION_EVENTS_QUEUE, run, {
+    connection: redis,
+    prefix,
+    concurrency: CONCURRENCY,
+    autorun: false,
+    lockDuration: LOCK_MS,
+    stalledInterval: STALLED_CHECK_MS,
+    maxStalledCount: STALLED_TIMES_MAX,
+    settings: { backoffStrategy: sessionEventRetryDelayMs },
+  })
+  const { sessionEvents } = metrics.webhooks
+  worker.on('error', () => {}) // of the connection, which the provisioning worker shares and reports
+  worker.on('completed', () => sessionEvents.inc({ outcome: 'done' }))
+  worker.on('failed', (job, error) => {
+    const dead = job?.finishedOn !== undefined
+    sessionEvents.inc({ outcome: dead ? 'dead' : 'failed' })
+    const fields = { job: job?.id, attempts: job?.attemptsMade, reason: error.message }
+    if (dead) log.error(fields, 'a log-out cannot be told of')
+    else log.warn(fields, 'a log-out will be told of later')
+  })
+
+  async function run({ data }: IncomingJob): Promise<void> {
+    if (!outbox.wants('session.revoked')) return
+    const event = parse(data)
+    await db
+      .transaction()
+      .execute((tx) => record(tx, outbox, event))
+      .catch((error: unknown) => {
+        // BullMQ keeps the message in clear, and the database's may quote.
+        throw new NotRecorded(`database: ${describeDatabaseError(error).reason ?? 'connection lost'}`)
+      })
+  }
+
+  return {
+    async start() {
+      await worker.waitUntilReady()
+      void worker.run().catch((error: unknown) => log.error({ err: error }, 'session events worker ended'))
+    },
+    async close(graceMs) {
+      await Promise.race([worker.close(), timeout(graceMs)])
+    },
+  }
+}
+
+function parse(data: unknown): SessionEventJob {
+  try {
+    return parseSessionEventJob(data)
+  } catch (error) {
+    throw new UnrecoverableError(error instanceof TypeError ? error.message : 'malformed job')
+  }
+}
+
+async function record(tx: Transaction<Schema>, outbox: Outbox, event: SessionEventJob): Promise<void> {
+  const { id, sub, scope, sid, endedAtMs } = event
+  const user = event.userId === undefined ? undefined : await findUser(tx, event.userId, sub)
+  await outbox.record(tx, [
+    {
+      type: 'session.revoked',
+      id,
+      userId: user?.userId ?? event.userId,
+      sub,
+      identity: user?.identity,
+      details: { scope, ...(sid !== undefined && { [scope === 'others' ? 'kept_sid' : 'sid']: sid }) },
+      atMs: endedAtMs,
+    },
+  ])
+}
+
+/** The user as they are now, who may have been merged since; undefined where users are kept elsewhere, or gone. */
+async function findUser(
+  tx: Transaction<Schema>,
+  userId: string,
+  sub: string,
+): Promise<{ userId: string; identity: EventIdentity | undefined } | undefined> {
+  if (!UUID.test(userId)) return undefined
+  const { rows } = await sql<{ user_id: string; appid: string; openid: string; unionid: string | null }>`
+    with recursive chain as (
+      select id, merged_into from users where id = ${userId}
+      union all
+      select users.id, users.merged_into from users join chain on users.id = chain.merged_into
+    )
+    select user_id, appid, openid, unionid from identities
+    where user_id = (select id from chain where merged_into is null)
+  `.execute(tx)
+  const [first] = rows
+  if (first === undefined) return undefined
+  const own = rows.find(({ appid, openid }) => subjectOf(appid, openid) === sub)
+  const identity = own && { appid: own.appid, openid: own.openid, unionid: own.unionid ?? undefined }
+  return { userId: first.user_id, identity }
+}
+
+/** Is run again soon. */
+class NotRecorded extends Error {
+  override readonly name = 'NotRecorded'
+}
+
+function timeout(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref()
+  })
+}
