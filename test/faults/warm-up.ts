@@ -1,6 +1,6 @@
 /** When a stand under load has become steady: what a fault costs is measured against that, not against a cold start. */
 import { setTimeout as pause } from 'node:timers/promises'
-import type { Ledger } from './ledger.ts'
+import type { AttemptKind, Ledger } from './ledger.ts'
 import type { Bench } from './row.ts'
 
 const LOOK_BACK_MS = 2_000
@@ -13,18 +13,24 @@ const WARM_MS_MAX = 45_000
 /**
  * Resolves when the last seconds of the load have been quick: code is compiled, connections are open, nothing is
  * behind. Notes what was quick enough, so that a figure can be seen against it.
+ *
+ * @param kind looks at these only, where the others are slow on purpose
  */
 export async function untilWarm(
   bench: Bench,
   { ledger }: { ledger: Ledger },
-  { minMs = 4_000 }: { minMs?: number } = {},
+  { minMs = 4_000, kind }: { minMs?: number; kind?: AttemptKind } = {},
 ): Promise<void> {
   const startedMs = performance.now()
   await pause(minMs)
   for (;;) {
     const nowMs = performance.now()
     // What was due a moment ago may be unanswered yet, and would not be counted.
-    const lately = { fromMs: nowMs - LOOK_BACK_MS - LOOK_MS, toMs: nowMs - LOOK_MS }
+    const lately = {
+      fromMs: nowMs - LOOK_BACK_MS - LOOK_MS,
+      toMs: nowMs - LOOK_MS,
+      ...(kind === undefined ? {} : { kind }),
+    }
     const median = ledger.quantile(0.5, lately)
     const p99 = ledger.quantile(0.99, lately)
     const tookMs = nowMs - startedMs

@@ -240,8 +240,10 @@ export const wechatAppRows: readonly Row[] = [
       await Promise.all(loads.map((load) => load.stop()))
       bench.figure('all alerts on all gateways', alertedMs, { unit: 'ms', max: 60_000 })
       const logins = stand.ledger.find({ kind: 'login', fromMs: faultMs })
-      const refused = logins.filter(({ appid }) => appid !== undefined)
-      const sound = logins.filter(({ appid }) => appid === undefined)
+      const refusedApps = new Set(apps.map(({ appid }) => appid))
+      const refused = logins.filter(({ appid = '' }) => refusedApps.has(appid))
+      const sound = logins.filter(({ appid = '' }) => !refusedApps.has(appid))
+      bench.figure('logins of the sound app', sound.length, { min: 300 })
       bench.figure('logins of refused apps', refused.length, { min: 300 })
       bench.figure(
         'of theirs not app_misconfigured',
