@@ -2,7 +2,8 @@
  * An app as it is written down: an entry of WECHAT_APPS_FILE, the body of POST /apps, a registration in
  * Redis. One reading for all three, so that what one takes the others take.
  *
- *   {appid, secret | secrets: [newest, older], kind?, login_enabled?, limits?: {exchange_per_minute?}, …}
+ *   {appid, secret | secrets: [newest, older], kind?, login_enabled?, limits?: {exchange_per_minute?},
+ *    push?: {token, aes_key?}, …}
  *
  * What a kind needs beside that stands in APP_KINDS.
  */
@@ -15,15 +16,17 @@ interface KindSpec {
   readonly secret: boolean
   /** Further fields, all required; kept as text in `App.extra`. None may be a secret: they are shown. */
   readonly extra: Readonly<Record<string, RegExp>>
+  /** Whether its platform pushes messages in WeChat's way, to the app's own server. */
+  readonly push: boolean
 }
 
 /** The platforms and forms of account whose codes can be exchanged. The first is meant when none is named. */
 export const APP_KINDS = {
-  wechat: { secret: true, extra: {} },
-  wechat_component: { secret: false, extra: { component_appid: /^[A-Za-z0-9_-]{4,64}$/ } },
-  wecom: { secret: true, extra: { corpid: /^[A-Za-z0-9_-]{4,64}$/ } },
-  qq: { secret: true, extra: {} },
-  douyin: { secret: true, extra: {} },
+  wechat: { secret: true, extra: {}, push: true },
+  wechat_component: { secret: false, extra: { component_appid: /^[A-Za-z0-9_-]{4,64}$/ }, push: false },
+  wecom: { secret: true, extra: { corpid: /^[A-Za-z0-9_-]{4,64}$/ }, push: false },
+  qq: { secret: true, extra: {}, push: false },
+  douyin: { secret: true, extra: {}, push: false },
 } as const satisfies Record<string, KindSpec>
 
 export type AppKind = keyof typeof APP_KINDS
@@ -38,7 +41,20 @@ export interface App {
   readonly extra: Readonly<Record<string, string>>
   readonly loginEnabled: boolean
   readonly limits: AppLimits
+  /** undefined: it takes no message pushes. */
+  readonly push: AppPush | undefined
 }
+
+/** What WeChat signs and encrypts its message pushes with. Two of a thing are valid while it is being rotated. */
+export interface AppPush {
+  /** Newest first; at least one. */
+  readonly tokens: readonly Secret<string>[]
+  /** EncodingAESKeys, decoded, newest first. None: messages come in clear. */
+  readonly aesKeys: readonly Secret<Buffer>[]
+}
+
+/** An app but for what is kept apart from the rest, sealed. */
+export type AppShape = Omit<App, 'secrets' | 'push'>
 
 /** Limits of one app; undefined: the gateway's. */
 export interface AppLimits {
@@ -49,7 +65,15 @@ export interface AppLimits {
 export class AppFault extends Error {}
 
 const SECRETS_MAX = 2
-const FIELDS: ReadonlySet<string> = new Set(['appid', 'secret', 'secrets', 'kind', 'login_enabled', 'limits'])
+const FIELDS: ReadonlySet<string> = new Set([
+  'appid',
+  'secret',
+  'secrets',
+  'kind',
+  'login_enabled',
+  'limits',
+  'push',
+])
 
 /**
  * Reads an entry.
@@ -57,14 +81,21 @@ const FIELDS: ReadonlySet<string> = new Set(['appid', 'secret', 'secrets', 'kind
  */
 export function parseAppEntry(entry: unknown): App {
   const app = parseAppShape(entry)
-  return { ...app, secrets: parseSecrets(entry as Record<string, unknown>, app.kind) }
+  const { push } = entry as Record<string, unknown>
+  if (push !== undefined && !APP_KINDS[app.kind].push)
+    throw new AppFault(`has push, and an app of kind ${app.kind} gets no pushes here`)
+  return {
+    ...app,
+    secrets: parseSecrets(entry as Record<string, unknown>, app.kind),
+    push: push === undefined ? undefined : parseAppPush(push),
+  }
 }
 
 /**
- * Reads an entry but for its secrets.
+ * Reads an entry but for its secrets, those of the message push included.
  * @throws {AppFault} naming the first thing that is wrong.
  */
-export function parseAppShape(entry: unknown): Omit<App, 'secrets'> {
+export function parseAppShape(entry: unknown): AppShape {
   if (!isRecord(entry)) throw new AppFault('must be an object with "appid" and "secret"')
   const kind = parseKind(entry['kind'])
   const { extra: extraFields }: KindSpec = APP_KINDS[kind]
@@ -87,7 +118,7 @@ export function parseAppShape(entry: unknown): Omit<App, 'secrets'> {
 }
 
 /** The inverse of parseAppShape(): the entry without its secrets. */
-export function writeAppShape({ appid, kind, extra, loginEnabled, limits }: Omit<App, 'secrets'>) {
+export function writeAppShape({ appid, kind, extra, loginEnabled, limits }: AppShape) {
   return {
     appid,
     kind,
@@ -100,6 +131,30 @@ export function writeAppShape({ appid, kind, extra, loginEnabled, limits }: Omit
 /** One AppSecret. @throws {AppFault} */
 export function parseAppSecret(value: unknown): Secret<string> {
   return new Secret(read('secret', value, SETTINGS.WECHAT_SECRET))
+}
+
+/** The settings of the message push: `{token, aes_key?}`, each a text or a list of two, newest first. @throws {AppFault} */
+export function parseAppPush(value: unknown): AppPush {
+  if (!isRecord(value) || Object.keys(value).some((name) => name !== 'token' && name !== 'aes_key'))
+    throw new AppFault('push may hold token and aes_key and nothing else')
+  const { token, aes_key: aesKey } = value
+  const tokens = readPair('push.token', token, SETTINGS.WECHAT_PUSH_TOKEN)
+  const aesKeys = aesKey === undefined ? [] : readPair('push.aes_key', aesKey, SETTINGS.WECHAT_PUSH_AES_KEY)
+  return {
+    tokens: tokens.map((one) => new Secret(one)),
+    // 43 characters are two bits more than 32 bytes; WeChat does not mind what they are.
+    aesKeys: aesKeys.map((one) => new Secret(Buffer.from(`${one}=`, 'base64'))),
+  }
+}
+
+/** The inverse of parseAppPush(), secrets revealed. */
+export function writeAppPush({ tokens, aesKeys }: AppPush) {
+  const keys = aesKeys.map((one) => one.reveal().toString('base64').slice(0, -1))
+  return { token: tokens.map((one) => one.reveal()), ...(keys.length === 0 ? {} : { aes_key: keys }) }
+}
+
+function readPair(field: string, value: unknown, setting: typeof SETTINGS.WECHAT_SECRET): string[] {
+  return read(field, Array.isArray(value) ? value.join(',') : value, setting).split(',')
 }
 
 function parseAppid(value: unknown): string {

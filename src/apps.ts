@@ -10,12 +10,13 @@
  * app:<appid>   entry                 JSON, as in WECHAT_APPS_FILE, without secrets
  *               secret, previous      AppSecrets, sealed for this app; and their fingerprints
  *               fingerprint, previous_fingerprint
+ *               push                  settings of the message push, JSON, sealed for this app
  *               created               unix seconds of Redis
  *               version               another one after every change
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { APP_KINDS, parseAppShape, writeAppShape } from './app-entry.ts'
-import type { App } from './app-entry.ts'
+import { APP_KINDS, parseAppPush, parseAppShape, writeAppPush, writeAppShape } from './app-entry.ts'
+import type { App, AppPush, AppShape } from './app-entry.ts'
 import { GatewayError } from './errors.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, ScriptArgument, StoreClock } from './redis.ts'
@@ -33,6 +34,7 @@ const READ_BATCH = 50
 
 const addScript = loadScript('add-app')
 const rotateScript = loadScript('rotate-app-secret')
+const setPushScript = loadScript('set-app-push')
 
 /** An app as the administrator may see it. */
 export interface ListedApp {
@@ -55,8 +57,8 @@ export interface AppsDeps {
 export interface AppsObserver {
   /** The registry could not be read, or again. What was known last goes on. */
   onReadable(readable: boolean, error?: unknown): void
-  /** A registration that this gateway cannot use: its secret does not open, or its form is not known here. */
-  onUnusable(appid: string, why: 'secret' | 'form'): void
+  /** A registration that this gateway cannot use: what is sealed does not open, or its form is not known here. */
+  onUnusable(appid: string, why: 'secret' | 'push' | 'form'): void
   /** The app is there no longer; its series may go. */
   onRemoved(appid: string): void
 }
@@ -95,6 +97,7 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
     labelOf: (appid: string): string => (labelled.has(appid) ? appid : 'other'),
     add,
     rotateSecret,
+    setPush,
     remove,
     /** Reads the registry, and goes on reading it. @throws {GatewayError} store_unavailable */
     async start(): Promise<void> {
@@ -126,6 +129,7 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
       fields.push('secret', sealed(appid, secret), 'fingerprint', fingerprintOf(appid, secret))
     if (previous !== undefined)
       fields.push('previous', sealed(appid, previous), 'previous_fingerprint', fingerprintOf(appid, previous))
+    if (app.push !== undefined) fields.push('push', sealedPush(appid, app.push))
     const [state, there] = (await stored(addScript(redis, [keys.app(appid)], fields))) as [string, string?]
     if (state === 'EXISTS') {
       // Should its first registration have broken off before it was listed, this mends it.
@@ -158,6 +162,24 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
       ),
     )
     if (answer !== 'ROTATED') throw new GatewayError('appid_unknown')
+    await stored(redis.hset(keys.apps, appid, version))
+    return known(appid)
+  }
+
+  /**
+   * Replaces the settings of the message push; undefined takes them away.
+   * @throws {GatewayError} appid_unknown, app_static, request_invalid, store_unavailable
+   */
+  async function setPush(appid: string, push: AppPush | undefined): Promise<ListedApp> {
+    if (fixed.has(appid)) throw new GatewayError('app_static')
+    await refresh() // another gateway may just have added it
+    const kind = added.get(appid)?.listed.app.kind
+    if (kind !== undefined && !APP_KINDS[kind].push)
+      throw new GatewayError('request_invalid', { detail: `An app of kind ${kind} gets no pushes here.` })
+    const version = newVersion()
+    const settings = push === undefined ? [] : [sealedPush(appid, push)]
+    const answer = await stored(setPushScript(redis, [keys.app(appid)], [version, ...settings]))
+    if (answer !== 'SET') throw new GatewayError('appid_unknown')
     await stored(redis.hset(keys.apps, appid, version))
     return known(appid)
   }
@@ -246,8 +268,10 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
       return secret === undefined ? [] : [new Secret(secret.toString())]
     })
     if (secrets.length < sealedSecrets.length) observer.onUnusable(appid, 'secret')
+    const push = openPush(appid, fields['push'])
+    if (push === undefined && fields['push'] !== undefined) observer.onUnusable(appid, 'push')
     const listed: ListedApp = {
-      app: { ...app, secrets },
+      app: { ...app, secrets, push },
       source: 'runtime',
       fingerprints: [text('fingerprint'), text('previous_fingerprint')].filter((one) => one !== ''),
       createdAtSeconds: Number(text('created')),
@@ -258,6 +282,19 @@ export function createApps({ redis, keys, clock, seal, observer }: AppsDeps, con
   function sealed(appid: string, secret: string): Buffer {
     return seal.seal(Buffer.from(secret), placeOf(appid))
   }
+
+  function sealedPush(appid: string, push: AppPush): Buffer {
+    return seal.seal(Buffer.from(JSON.stringify(writeAppPush(push))), placeOf(appid, 'push'))
+  }
+
+  function openPush(appid: string, envelope: Buffer | undefined): AppPush | undefined {
+    const text = envelope && seal.unseal(envelope, placeOf(appid, 'push'))
+    try {
+      return text && parseAppPush(JSON.parse(text.toString()))
+    } catch {
+      return undefined // of a newer gateway; the caller tells, and the reason could quote it
+    }
+  }
 }
 
 export type Apps = ReturnType<typeof createApps>
@@ -267,13 +304,13 @@ interface Registered {
   listed: ListedApp
 }
 
-/** What binds a sealed AppSecret to its app. No user has this subject: theirs are 22 characters. */
-export function placeOf(appid: string): SealedPlace {
-  return { appid, sub: 'AppSecret' }
+/** What binds what is sealed to its app and use. No user has such a subject: theirs are 22 characters. */
+export function placeOf(appid: string, sub: 'AppSecret' | 'push' = 'AppSecret'): SealedPlace {
+  return { appid, sub }
 }
 
 /** A newer gateway may have written what this one does not know. */
-function parseRegistration(appid: string, entry: string): Omit<App, 'secrets'> | undefined {
+function parseRegistration(appid: string, entry: string): AppShape | undefined {
   try {
     const app = parseAppShape(JSON.parse(entry))
     return app.appid === appid ? app : undefined

@@ -4,9 +4,8 @@
  * at once and prints no value.
  */
 import { existsSync } from 'node:fs'
-import { parseAppEntry } from './app-entry.ts'
 import type { App } from './app-entry.ts'
-import { readAppsFile } from './apps-file.ts'
+import { loadApps } from './configured-apps.ts'
 import { checkKeysDiffer, DEVELOPMENT_MARK, parseRing } from './key-ring.ts'
 import type { Key } from './key-ring.ts'
 import { errorCode, readSettings } from './reading.ts'
@@ -285,24 +284,6 @@ export function loadKeysConfig(env: Environment): KeysConfig {
   const redis = redisConfig(reading)
   if (reading.faults.length > 0 || redis === undefined) throw new ConfigError(reading.faults)
   return { redis, sealKeys, tokenKeys, sessionLife }
-}
-
-function loadApps({ values, faults, isMissing }: Reading<GatewaySetting>): App[] {
-  const apps = new Map<string, App>()
-  const { WECHAT_APPID: appid, WECHAT_SECRET: secret, WECHAT_APPS_FILE: file } = values
-  if (appid !== undefined && secret !== undefined) apps.set(appid, parseAppEntry({ appid, secret }))
-  if (isMissing('WECHAT_APPID') && !isMissing('WECHAT_SECRET'))
-    faults.push('WECHAT_APPID is missing, while WECHAT_SECRET is given')
-  if (isMissing('WECHAT_SECRET') && !isMissing('WECHAT_APPID'))
-    faults.push('WECHAT_SECRET is missing, while WECHAT_APPID is given')
-  for (const [index, app] of (file === undefined ? [] : readAppsFile(file, faults)).entries()) {
-    if (apps.has(app.appid)) faults.push(`WECHAT_APPS_FILE entry ${index + 1} repeats the appid of another`)
-    apps.set(app.appid, app)
-  }
-  if (isMissing('WECHAT_APPID') && isMissing('WECHAT_SECRET') && isMissing('WECHAT_APPS_FILE')) {
-    faults.push('no Mini Program is configured: set WECHAT_APPID and WECHAT_SECRET, or WECHAT_APPS_FILE')
-  }
-  return [...apps.values()]
 }
 
 function parseKeys(

@@ -95,20 +95,24 @@ export function createErasure({ redis, keys, onErase }: ErasureDeps) {
     /**
      * Resolves when the user has no session any more and the rest is certain to follow. After a failure it may
      * have begun, and has to be asked for again.
+     * @param receipt of the attempt before, where this is another one at the same: its job is not queued twice
      * @throws {GatewayError} store_unavailable
      */
-    async erase({ appid, openid }: { appid: string; openid: string }): Promise<ErasureReceipt> {
+    async erase(
+      { appid, openid }: { appid: string; openid: string },
+      receipt: string = randomUUID(),
+    ): Promise<ErasureReceipt> {
       const sub = subjectOf(appid, openid)
       const answer = await stored(
         eraseScript(redis, [keys.user(sub), keys.userLimit(sub)], [keys.endedChannel]),
       )
       const [erasedAtMs, sessions] = answer as [erasedAtMs: number, sessions: number]
       onErase(sub)
-      const receipt = randomUUID()
       const requestedAtSeconds = Math.floor(erasedAtMs / 1000)
       const key = keys.erasure(receipt)
       // The receipt first: the worker may be done before the job is acknowledged here.
-      await stored(redis.hset(key, { requested: requestedAtSeconds, sessions }))
+      await stored(redis.hset(key, { requested: requestedAtSeconds }))
+      await stored(redis.hincrby(key, 'sessions', sessions))
       await stored(redis.expire(key, RECEIPT_SECONDS))
       await stored(
         queue.add(ERASE_JOB, { v: 1, receipt, sub, appid, openid, erasedAtMs }, { jobId: receipt }),

@@ -172,6 +172,15 @@ export const ERRORS = {
     title: 'No tokens are made for this audience here.',
   },
 
+  // Message pushes: it is WeChat who asks, or somebody in its name
+  push_unsigned: { status: 401, retry: 'never', title: 'WeChat has not signed this for this app.' },
+  push_stale: {
+    status: 401,
+    retry: 'never',
+    title: 'The time of this push is more than five minutes away from now.',
+  },
+  push_foreign: { status: 400, retry: 'never', title: 'This push is for another app.' },
+
   // The gateway
   admin_unauthorized: { status: 401, retry: 'never', title: 'The admin token is missing or wrong.' },
   store_unavailable: {

@@ -33,6 +33,7 @@ import {
 } from './redis.ts'
 import { reportConnection } from './redis-report.ts'
 import { createRenewal } from './renewal.ts'
+import { createPushes } from './pushes.ts'
 import { createSeal } from './seal.ts'
 import { createReplayGuard } from './replays.ts'
 import { createSessionCache } from './session-cache.ts'
@@ -212,6 +213,14 @@ export function createGateway(
     },
   })
 
+  const pushes = createPushes({
+    redis,
+    keys,
+    clock,
+    erasure,
+    onPush: (type, outcome) => metrics.pushes.inc({ type, outcome }),
+  })
+
   const startClock = () => startDeadline(config.loginDeadlineMs)
   const accessTokens = createAccessTokens({
     redis,
@@ -277,6 +286,7 @@ export function createGateway(
     sessions,
     jwts,
     keyUses,
+    pushes,
     localLimits,
     exposeOpenid: config.exposeOpenid,
   })

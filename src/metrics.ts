@@ -58,7 +58,7 @@ export function createGatewayMetrics() {
     appsUnusable: counter(
       registry,
       'apps_unusable_total',
-      'Apps added at run time that this gateway cannot use: their secret does not open, or their form is new.',
+      'Apps added at run time that this gateway cannot use: their secret or push does not open, or their form is new.',
       ['why'],
     ),
     /** An app is there no longer: its series go. */
@@ -153,6 +153,12 @@ export function createGatewayMetrics() {
       ['outcome'],
     ),
     usersErased: counter(registry, 'users_erased_total', 'Users whose erasure has been asked for.'),
+    pushes: counter(
+      registry,
+      'push_messages_total',
+      'Messages that WeChat pushed, by type (unread: refused before). outcome: erased, repeated, no_user, ignored, or the code of the error.',
+      ['type', 'outcome'],
+    ),
     usersBlocked: counter(registry, 'users_blocked_total', 'Users blocked by an administrator.'),
     jwtsIssued: counter(registry, 'jwt_issued_total', 'JWTs made, by audience (of JWT_AUDIENCES).', [
       'audience',

@@ -13,6 +13,7 @@
  *   wechat:token-lock:{<appid>}         string   who is fetching it                           3 s
  *   wechat:token-forced:{<appid>}       list     when it was fetched by force                 24 h
  *   replay:<sha256(sub, 0, iv, data)>   string   open data that was shown (replays.ts)        OPEN_DATA_REPLAY_SECONDS
+ *   push:<sha256>                       string   an event of a push, or a signature and its message (pushes.ts)  1 h
  *   erasure:<id>                        hash     receipt of an erasure (erasure.ts)               30 days
  *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
  *   {erase}:erase:*                     BullMQ   users to be forgotten (erasure.ts)               until done
@@ -54,6 +55,7 @@ export function createKeys(prefix: string) {
     accessTokenForced: (appid: string) => `${prefix}wechat:token-forced:{${appid}}`,
     erasure: (receipt: string) => `${prefix}erasure:${receipt}`,
     replay: (hash: string) => `${prefix}replay:${hash}`,
+    push: (hash: string) => `${prefix}push:${hash}`,
     /** BullMQ's `prefix`; the braces are the hash tag that keeps a queue on one Cluster slot. */
     queue: (name: string) => `${prefix}{${name}}`,
   }

@@ -64,6 +64,18 @@ export const SETTINGS = {
     demand: 'must be 16 to 128 letters and digits',
     doc: 'Its AppSecret.',
   }),
+  WECHAT_PUSH_TOKEN: optionalText({
+    secret: true,
+    pattern: /^[A-Za-z0-9]{3,32}(,[A-Za-z0-9]{3,32})?$/,
+    demand: 'must be 3 to 32 letters and digits, or two of that with a comma between them',
+    doc: 'Token of its message push (/push/:appid), as in WeChat\'s console. While it is being changed: "new,old".',
+  }),
+  WECHAT_PUSH_AES_KEY: optionalText({
+    secret: true,
+    pattern: /^[A-Za-z0-9+/]{43}(,[A-Za-z0-9+/]{43})?$/,
+    demand: 'must be 43 letters and digits, or two of that with a comma between them',
+    doc: 'EncodingAESKey of its message push. With it only encrypted messages are taken. While it is being changed: "new,old".',
+  }),
   WECHAT_APPS_FILE: optionalText({
     doc: 'JSON file for several Mini Programs: [{"appid": "…", "secret": "…"}, …].',
   }),

@@ -84,6 +84,8 @@ describe('a faulty configuration', () => {
     ['ADMIN_TOKEN', 'short'],
     ['WECHAT_APPID', 'wx!'],
     ['WECHAT_SECRET', 'short'],
+    ['WECHAT_PUSH_TOKEN', 'a,b,c'],
+    ['WECHAT_PUSH_AES_KEY', 'short'],
     ['REDIS_URL', '127.0.0.1'],
     ['SEAL_KEYS', 's1'],
     ['WECHAT_APPS_FILE', '/nonexistent'],

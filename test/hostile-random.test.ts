@@ -28,12 +28,13 @@ const PATHS = [
   '/session/phone',
   '/token',
   '/auth',
+  `/push/${APPID}`,
   '/livez',
   '/readyz',
 ]
 const METHODS = ['GET', 'POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS']
 const ODD_METHODS = ['TRACE', 'PROPFIND', 'QUERY', 'get', 'G\u00cbT', '']
-const FIELDS = ['code', 'appid', 'nonce', 'js_code', 'secret', '__proto__', 'constructor', 'x']
+const FIELDS = ['timestamp', 'code', 'appid', 'nonce', 'js_code', 'secret', '__proto__', 'constructor', 'x']
 const TYPES = [
   'application/json; charset=utf-8',
   'application/json;',
@@ -128,7 +129,9 @@ const request = fc.oneof({ weight: 3, arbitrary: formedRequest }, { weight: 1, a
 test(
   'random requests are refused, each with a problem, and WeChat sees nothing odd',
   async () => {
-    const { url, wechat } = await startHarness({ env: { TRUST_PROXY: '127.0.0.1' } })
+    const { url, wechat } = await startHarness({
+      env: { TRUST_PROXY: '127.0.0.1', WECHAT_PUSH_TOKEN: 'AAAAA' },
+    })
     let count = 0
     const round = fc.array(request, { minLength: REQUESTS_PER_ROUND, maxLength: REQUESTS_PER_ROUND })
     await fc.assert(

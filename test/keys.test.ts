@@ -85,7 +85,7 @@ describe('check', () => {
       env: { ...shared, SEAL_KEYS: `${s2},${s1}`, TOKEN_KEYS: `${t2},${t1}` },
     })
     const app = newWechatApp(before.wechat)
-    await createAppsAdmin(before).add(app)
+    await createAppsAdmin(before).add({ ...app, push: { token: 'of-the-push'.replaceAll('-', '') } })
     for (let i = 0; i < 3; i += 1) await logIn(before)
     const { openid } = await logIn(before)
     await logIn(after, openid)

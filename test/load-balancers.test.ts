@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
+import { PUSH_BODY_BYTES_MAX } from '../src/http/push-routes.ts'
 import { SERVER_LIMITS } from '../src/http/server.ts'
 import { SETTINGS } from '../src/settings.ts'
 import { createClient } from './harness/client.ts'
@@ -191,7 +192,7 @@ describe('the times of the load balancers fit those of the gateway', () => {
     ]
     for (const value of arrive) expect(value * 1000).toBe(requestTimeoutMs)
     for (const value of seconds(nginx, /client_max_body_size (\d+)k/g))
-      expect(value * 1024).toBeGreaterThan(bodyBytesMax)
+      expect(value * 1024).toBeGreaterThan(Math.max(bodyBytesMax, PUSH_BODY_BYTES_MAX))
     for (const value of seconds(nginx, /large_client_header_buffers 4 (\d+)k/g))
       expect(value * 1024).toBeGreaterThan(headerBytesMax)
   })

@@ -80,6 +80,25 @@ describe('rotate-app-secret', () => {
   })
 })
 
+const setPush = (version: string, ...settings: string[]) => run('set-app-push', [key], [version, ...settings])
+
+describe('set-app-push', () => {
+  test('gives an app settings of the message push, other ones, and none', async () => {
+    await add(FIRST)
+    expect(await setPush('2', 'sealed push')).toBe('SET')
+    expect(await redis.hgetall(key)).toEqual({ ...FIRST, version: '2', push: 'sealed push' })
+    expect(await setPush('3', 'another')).toBe('SET')
+    expect(await redis.hmget(key, 'version', 'push')).toEqual(['3', 'another'])
+    expect(await setPush('4')).toBe('SET')
+    expect(await redis.hgetall(key)).toEqual({ ...FIRST, version: '4' })
+  })
+
+  test('does not make an app that is not there', async () => {
+    expect(await setPush('2', 'sealed push')).toBe('UNKNOWN')
+    expect(await redis.exists(key)).toBe(0)
+  })
+})
+
 describe('replace-fields', () => {
   test('replaces what is as it was seen, counts it, and leaves the life of the hash', async () => {
     await redis.hset(key, { k: 'old k', p: 'old p', o: 'o-alice' })
@@ -103,6 +122,6 @@ describe('replace-fields', () => {
 })
 
 test('every answer that the headers of these scripts promise has been reached above', () => {
-  const names = ['add-app', 'rotate-app-secret', 'replace-fields']
+  const names = ['add-app', 'rotate-app-secret', 'set-app-push', 'replace-fields']
   expect(names.map((name) => [name, ...unreached(name)])).toEqual(names.map((name) => [name]))
 })

@@ -1,6 +1,7 @@
 /**
  * What an attacker with a token, a near miss of one, or access to Redis would try, row by row of a catalogue;
- * rows that have a test file of their own (life, revocation, JWT, introspection, envelopes) are not repeated.
+ * rows that have a test file of their own (life, revocation, JWT, introspection, envelopes, message pushes) are not
+ * repeated.
  */
 import { randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'

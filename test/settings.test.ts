@@ -107,6 +107,47 @@ describe('WECHAT_APPS_FILE', () => {
   })
 })
 
+const pushOf = (own: Environment) => loadGatewayConfig({ ...soundEnvironment, ...own }).apps[0]?.push
+
+describe('the message push', () => {
+  const token = 'PLANTEDtoken'
+  const aesKey = 'PLANTED'.padEnd(43, 'A')
+
+  test('has a token, and with a key it is encrypted; both may be two', () => {
+    expect(pushOf({})).toBeUndefined()
+    const plain = pushOf({ WECHAT_PUSH_TOKEN: token })
+    expect([plain?.tokens.map((one) => one.reveal()), plain?.aesKeys]).toEqual([[token], []])
+    const both = pushOf({ WECHAT_PUSH_TOKEN: `other,${token}`, WECHAT_PUSH_AES_KEY: `${aesKey},${aesKey}` })
+    expect(both?.tokens.map((one) => one.reveal())).toEqual(['other', token])
+    expect(both?.aesKeys.map((one) => one.reveal().length)).toEqual([32, 32])
+  })
+
+  test('stands in an entry of a file as well', () => {
+    const app = { appid: 'wxaaaaaaaaaaaaaaaa', secret: 'PLANTED0secret0of0an0app00000001' }
+    const load = (push: unknown, kind = 'wechat') => {
+      const corpid = kind === 'wecom' ? { corpid: 'ww0123' } : {}
+      return faultsOf(alone(JSON.stringify([{ ...app, kind, ...corpid, push }])))
+    }
+    for (const push of [{ token }, { token: [token, 'other'], aes_key: aesKey }])
+      expect(load(push)).toEqual([])
+    for (const push of [null, [], {}, { aes_key: aesKey }, { token: 7 }, { token: [token, token, token] }])
+      expect(load(push)).toEqual([expect.stringMatching(/^WECHAT_APPS_FILE entry 1: push/)])
+    for (const push of [{ token, aes_key: 'PLANTED' }, { token, mode: 'PLANTED' }, { token: ['PLANTED '] }])
+      expect(load(push).join()).toMatch(/^WECHAT_APPS_FILE entry 1: push(?!.*PLANTED)/)
+    expect(load({ token }, 'wecom')).toEqual([expect.stringContaining('has push')])
+  })
+
+  test('goes with an app, and a key with a token', () => {
+    expect(faultsOf({ WECHAT_PUSH_AES_KEY: aesKey })).toEqual([
+      'WECHAT_PUSH_TOKEN is missing, while WECHAT_PUSH_AES_KEY is given',
+    ])
+    const file = alone(JSON.stringify([{ appid: 'wxaaaaaaaaaaaaaaaa', secret: 'a'.repeat(32) }]))
+    expect(faultsOf({ ...file, WECHAT_PUSH_TOKEN: token })).toEqual([
+      expect.stringContaining('those of WECHAT_APPID, which is missing'),
+    ])
+  })
+})
+
 describe('Redis', () => {
   const targets = {
     REDIS_URL: 'redis://127.0.0.1:6379',

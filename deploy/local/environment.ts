@@ -19,7 +19,15 @@ export const SIMULATED_APPID = 'wxdec0de0000000001'
 /** Everybody here is 127.0.0.1, so limits by address would hit whoever tries the system out. */
 const NO_LIMIT = '100000'
 
-const SECRETS = ['SEAL_KEYS', 'TOKEN_KEYS', 'ADMIN_TOKEN', 'WECHAT_SECRET', 'WECHAT_APPS_FILE']
+const SECRETS = [
+  'SEAL_KEYS',
+  'TOKEN_KEYS',
+  'ADMIN_TOKEN',
+  'WECHAT_SECRET',
+  'WECHAT_PUSH_TOKEN',
+  'WECHAT_PUSH_AES_KEY',
+  'WECHAT_APPS_FILE',
+]
 
 /** With the development secrets, the simulator and loose limits, unless others are given. */
 export function gatewayEnvironment(

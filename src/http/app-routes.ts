@@ -1,6 +1,6 @@
 /** Administration of the apps: list, add, rotate a secret, remove. No answer ever holds a secret. */
 import { Type } from 'typebox'
-import { AppFault, parseAppEntry, parseAppSecret } from '../app-entry.ts'
+import { AppFault, parseAppEntry, parseAppPush, parseAppSecret } from '../app-entry.ts'
 import type { Apps, ListedApp } from '../apps.ts'
 import { GatewayError } from '../errors.ts'
 import type { Server } from './server.ts'
@@ -24,6 +24,11 @@ const AppAnswer = Type.Object({
     Type.Object({ fingerprint: Type.String({ description: 'newest first; tells one from another' }) }),
   ),
   usable: Type.Boolean({ description: 'false: this gateway has no key for its secret' }),
+  push: Type.Optional(
+    Type.Union([Type.Literal('encrypted'), Type.Literal('plain')], {
+      description: 'how its message pushes have to come; absent: it takes none',
+    }),
+  ),
   created_at: Type.Optional(Type.Integer({ description: 'unix seconds' })),
   refused_with: Type.Optional(
     Type.Integer({ description: 'errcode for which this gateway has stopped asking WeChat' }),
@@ -61,6 +66,24 @@ export function addAppRoutes(app: Server, { apps, refusedWith }: AppRoutesDeps):
     },
   )
 
+  app.put(
+    '/apps/:appid/push',
+    { schema: { params: AppParams, querystring: NoFields, body: Entry, response: { 200: AppAnswer } } },
+    async (request) => {
+      const push = readOrRefuse(() => parseAppPush(request.body))
+      return wireApp(await apps.setPush(request.params.appid, push), undefined)
+    },
+  )
+
+  app.delete(
+    '/apps/:appid/push',
+    { schema: { params: AppParams, querystring: NoFields } },
+    async (request, reply) => {
+      await apps.setPush(request.params.appid, undefined)
+      return reply.code(204).send()
+    },
+  )
+
   app.delete(
     '/apps/:appid',
     { schema: { params: AppParams, querystring: NoFields } },
@@ -90,6 +113,9 @@ function wireApp({ app, source, fingerprints, createdAtSeconds }: ListedApp, ref
     limits: exchangePerMinute === undefined ? {} : { exchange_per_minute: exchangePerMinute },
     secrets: fingerprints.map((fingerprint) => ({ fingerprint })),
     usable: app.secrets.length === fingerprints.length,
+    ...(app.push === undefined
+      ? {}
+      : ({ push: app.push.aesKeys.length > 0 ? 'encrypted' : 'plain' } as const)),
     ...(createdAtSeconds === undefined ? {} : { created_at: createdAtSeconds }),
     ...(refused === undefined ? {} : { refused_with: refused }),
   }

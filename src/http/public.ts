@@ -8,6 +8,8 @@ import { addLoginRoutes } from './login-routes.ts'
 import type { LoginRoutesDeps } from './login-routes.ts'
 import { addOpenDataRoutes } from './open-data-routes.ts'
 import type { OpenDataRoutesDeps } from './open-data-routes.ts'
+import { addPushRoutes } from './push-routes.ts'
+import type { PushRoutesDeps } from './push-routes.ts'
 import { createServer } from './server.ts'
 import type { Server, ServerDeps } from './server.ts'
 import { addSessionRoutes } from './session-routes.ts'
@@ -16,7 +18,12 @@ import { addTokenRoutes } from './token-routes.ts'
 import type { TokenRoutesDeps } from './token-routes.ts'
 
 export function createPublicApp(
-  deps: ServerDeps & LoginRoutesDeps & SessionRoutesDeps & TokenRoutesDeps & OpenDataRoutesDeps,
+  deps: ServerDeps &
+    LoginRoutesDeps &
+    SessionRoutesDeps &
+    TokenRoutesDeps &
+    OpenDataRoutesDeps &
+    PushRoutesDeps,
 ): Server {
   const app = createServer(deps, (error, request) => afterWrongToken(error, request, deps.localLimits))
   addHealthRoutes(app, deps.health)
@@ -24,6 +31,7 @@ export function createPublicApp(
   addSessionRoutes(app, deps)
   addTokenRoutes(app, deps)
   addOpenDataRoutes(app, deps)
+  addPushRoutes(app, deps)
   return app
 }
 

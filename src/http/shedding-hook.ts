@@ -24,6 +24,7 @@ const ROUTE_RANKS: Readonly<Record<string, Rank>> = {
   '/session/verify': 'other',
   '/session/phone': 'other',
   '/token': 'other',
+  '/push/:appid': 'other',
   '/sign': 'other',
   '/check-session-key': 'other',
   '/reset-session-key': 'other',

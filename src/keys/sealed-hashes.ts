@@ -19,7 +19,7 @@ export interface SealedField {
   place: SealedPlace
 }
 
-const SEALED_FIELDS = { user: ['k', 'p'], app: ['secret', 'previous'] } as const
+const SEALED_FIELDS = { user: ['k', 'p'], app: ['secret', 'previous', 'push'] } as const
 
 /**
  * All of them, in batches that Redis does not notice. What is there from beginning to end comes at least
@@ -45,12 +45,17 @@ export async function readSealedHash(
 ): Promise<SealedHash | undefined> {
   const fields = await stored(redis.hgetallBuffer(key))
   if (Object.keys(fields).length === 0) return undefined
-  const place = kind === 'user' ? userPlace(key, fields) : placeOf(key.slice(key.lastIndexOf(':') + 1))
   const sealed = SEALED_FIELDS[kind].flatMap((name) => {
     const envelope = fields[name]
-    return envelope === undefined ? [] : [{ name, envelope, place }]
+    if (envelope === undefined) return []
+    const place = kind === 'user' ? userPlace(key, fields) : appPlace(key, name)
+    return [{ name, envelope, place }]
   })
   return { kind, key, fields, sealed }
+}
+
+function appPlace(key: string, name: string): SealedPlace {
+  return placeOf(key.slice(key.lastIndexOf(':') + 1), name === 'push' ? 'push' : 'AppSecret')
 }
 
 /** user:{<sub>}, and the appid in it. */

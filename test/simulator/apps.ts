@@ -7,6 +7,8 @@
 import type { Read } from './fields.ts'
 import { flag, InputError, listOf, must, nullable, oneOf, readFields, text } from './fields.ts'
 import type { Count, QuotaInput, Quotas } from './quotas.ts'
+import type { PushSettings } from './pushes.ts'
+import { readPushSettings } from './pushes.ts'
 import { QUOTA_FIELDS, startCount } from './quotas.ts'
 
 const APPS_MAX = 1_000
@@ -32,6 +34,8 @@ const APP_FIELDS = {
   secretFrozen: flag,
   /** Whether the app is bound to an Open Platform account; without, no answer has a unionid. */
   openPlatform: flag,
+  /** Where and how messages are pushed; null: they are not. */
+  push: nullable(readPushSettings),
   quotas: (value: unknown, name: string): QuotaInput => readFields(value, name, QUOTA_FIELDS),
 }
 
@@ -49,12 +53,14 @@ export interface App {
   ipWhitelist: string[] | null
   secretFrozen: boolean
   openPlatform: boolean
+  push: PushSettings | null
   quotas: Quotas
   counts: { [K in keyof Quotas]: Count }
 }
 
 /** What may be shown of an app: everything but its secrets. */
-export type AppView = Omit<App, 'secrets' | 'componentAccessTokens' | 'counts'> & {
+export type AppView = Omit<App, 'secrets' | 'componentAccessTokens' | 'counts' | 'push'> & {
+  push: Pick<PushSettings, 'url' | 'mode' | 'format'> | null
   secrets: number
   componentAccessTokens: number
 }
@@ -86,6 +92,7 @@ export function createApps(quotas: Quotas) {
         ipWhitelist: fields.ipWhitelist === undefined ? (known?.ipWhitelist ?? null) : fields.ipWhitelist,
         secretFrozen: fields.secretFrozen ?? known?.secretFrozen ?? false,
         openPlatform: fields.openPlatform ?? known?.openPlatform ?? true,
+        push: fields.push === undefined ? (known?.push ?? null) : fields.push,
         quotas: { ...(known?.quotas ?? quotas), ...fields.quotas },
         counts: known?.counts ?? startCounts(),
       }
@@ -108,8 +115,13 @@ export function createApps(quotas: Quotas) {
 }
 
 /** The app without its secrets. */
-export function viewApp({ secrets, componentAccessTokens, counts: _counts, ...shown }: App): AppView {
-  return { ...shown, secrets: secrets.length, componentAccessTokens: componentAccessTokens.length }
+export function viewApp({ secrets, componentAccessTokens, counts: _counts, push, ...shown }: App): AppView {
+  return {
+    ...shown,
+    push: push && { url: push.url, mode: push.mode, format: push.format },
+    secrets: secrets.length,
+    componentAccessTokens: componentAccessTokens.length,
+  }
 }
 
 function startCounts(): App['counts'] {

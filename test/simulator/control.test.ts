@@ -183,7 +183,7 @@ describe('who may control', () => {
     const { wechat, client } = await setUp()
     const { contentType, text } = await client.send(wechat.controlUrl)
     expect(contentType).toMatch(/^text\/plain/)
-    expect(text.match(/^(GET|POST|PUT|DELETE) \//gm)).toHaveLength(18)
+    expect(text.match(/^(GET|POST|PUT|DELETE) \//gm)).toHaveLength(20)
   })
 })
 

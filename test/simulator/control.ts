@@ -124,6 +124,14 @@ function createRoutes({ platform, faults, history, stats, reset }: Parts): Recor
       does: 'rawData, signature, encryptedData, iv {appid?, openid?|user?, kind?, data?, sessionKey?, …}',
       run: ({ body }) => platform.writeOpenData(body),
     },
+    'POST /pushes': {
+      does: "push an event to the app's server {appid?, openid?|user?, event?, revokeInfo?, createTime?, fields?, mode?, format?, …}",
+      run: ({ body }) => platform.push(body),
+    },
+    'POST /pushes/check': {
+      does: 'check the push URL of an app, as its administrator page does {appid?}',
+      run: ({ body }) => platform.checkPushUrl(body),
+    },
     'POST /tokens/invalidate': {
       does: 'take access_tokens out of service {appid?, accessToken?, errcode?: 40001|40014|42001}',
       run: ({ body }) => ({ invalidated: platform.invalidateTokens(body) }),

@@ -25,6 +25,7 @@ const USAGE = `The WeChat simulator. For tests only.
   --apps-file FILE            WECHAT_APPS_FILE   JSON list of {appid, secret, kind?, …}, for several apps
   --seed TEXT                 SEED               the same seed gives the same codes and faults
   --key-refresh-seconds 60    KEY_REFRESH_SECONDS
+  --push-timeout-ms 5000      PUSH_TIMEOUT_MS    how long a push waits for its answer, and for the next attempt
   --tls-key, --tls-cert FILE  TLS_KEY_FILE, TLS_CERT_FILE   serve https
 `
 
@@ -38,6 +39,7 @@ const FLAGS = {
   'apps-file': 'WECHAT_APPS_FILE',
   seed: 'SEED',
   'key-refresh-seconds': 'KEY_REFRESH_SECONDS',
+  'push-timeout-ms': 'PUSH_TIMEOUT_MS',
   'tls-key': 'TLS_KEY_FILE',
   'tls-cert': 'TLS_CERT_FILE',
 } as const
@@ -92,6 +94,7 @@ function readOptions(args: string[], env: NodeJS.ProcessEnv): SimulatorOptions {
     controlRemote: values['control-remote'] === true || env['CONTROL_REMOTE'] === '1',
     apps: readApps(setting),
     keyRefreshSeconds: whole('key-refresh-seconds', 60, 86_400),
+    pushTimeoutMs: whole('push-timeout-ms', 5_000, 60_000),
     ...(seed !== undefined && { seed }),
     ...(tlsKey !== undefined &&
       tlsCert !== undefined && {

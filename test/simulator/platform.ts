@@ -20,6 +20,8 @@ import { createDouyin } from './douyin.ts'
 import type { Read } from './fields.ts'
 import { flag, InputError, integer, nullable, object, oneOf, readFields, text } from './fields.ts'
 import { writeOpenData } from './open-data.ts'
+import type { PushReport, PushSettings } from './pushes.ts'
+import { createPushes, PUSH_FIELDS } from './pushes.ts'
 import { DEFAULT_QUOTAS } from './quotas.ts'
 import { ALPHANUMERIC, createRandom, DIGITS, HEX } from './random.ts'
 import { createRedemption } from './redemption.ts'
@@ -59,6 +61,8 @@ export interface PlatformSettings {
   countryCodeAsNumber?: boolean
   /** Default 'rid'. */
   errmsgStyle?: 'rid' | 'req_id'
+  /** How long a pushed message waits for its answer, and from one attempt to the next. Default 5,000. */
+  pushTimeoutMs?: number
   /** Codes remembered at a time, beyond which the oldest is forgotten. Default 1,000,000. */
   codesMax?: number
   /** Accounts remembered at a time, beyond which the oldest is forgotten. Default 500,000. */
@@ -103,6 +107,7 @@ const OPEN_DATA_FIELDS = {
   iv: sessionKey,
   timestamp: integer(0, 1e11),
 }
+const PUSHED_FIELDS = { appid: text(64), openid, user: text(128), ...PUSH_FIELDS }
 const INVALIDATE_FIELDS = { appid: text(64), accessToken: text(600), errcode: oneOf(40001, 40014, 42001) }
 
 /** Whom to issue a code for, and how. Neither openid nor user: a new person for every code. */
@@ -110,6 +115,7 @@ export type CodeInput = Omit<Read<typeof CODE_FIELDS>, 'count'>
 export type PhoneCodeInput = Omit<Read<typeof PHONE_CODE_FIELDS>, 'count'>
 export type UserInput = Omit<Read<typeof USER_FIELDS>, 'count'>
 export type OpenDataRequest = Read<typeof OPEN_DATA_FIELDS>
+export type PushInput = Read<typeof PUSHED_FIELDS>
 export type InvalidateInput = Read<typeof INVALIDATE_FIELDS>
 
 /** A code and whose it is. */
@@ -175,6 +181,14 @@ export function createPlatform(settings: PlatformSettings) {
     '/wxa/business/getuserphonenumber': createGetUserPhoneNumber(parts, {
       countryCodeAsNumber: settings.countryCodeAsNumber ?? false,
     }),
+  }
+
+  const pushes = createPushes({ random: createRandom(seed, 'pushes'), now }, settings.pushTimeoutMs ?? 5_000)
+
+  function pushSettingsOf(appid: string): PushSettings {
+    const { push } = apps.choose(appid)
+    if (push === null) throw new InputError(`a push: ${appid} has no push settings (PUT /apps)`)
+    return push
   }
 
   function putStartingApps(): void {
@@ -275,10 +289,31 @@ export function createPlatform(settings: PlatformSettings) {
       return accessTokens.invalidate(only, errcode)
     },
 
+    /** Pushes an event about a user, and again, until the app's server says `success` or WeChat gives up. */
+    async push(input: unknown): Promise<PushReport> {
+      const { appid, openid: id, user, ...fields } = readFields(input, 'a push', PUSHED_FIELDS)
+      const account = chooseAccount({
+        ...(appid !== undefined && { appid }),
+        ...(id !== undefined && { openid: id }),
+        ...(user !== undefined && { user }),
+      })
+      return pushes.push({ ...account, settings: pushSettingsOf(account.appid) }, fields)
+    },
+
+    /** Does the URL check of an app's administrator page. */
+    async checkPushUrl(input: unknown) {
+      const { appid } = readFields(input, 'a URL check', { appid: text(64) })
+      return pushes.check({ settings: pushSettingsOf(apps.choose(appid).appid) })
+    },
+
+    /** Gives up on pushes that are under way. */
+    endPushes: () => pushes.clear(),
+
     putApp: (input: unknown): AppView => viewApp(apps.put(input)),
 
     /** Forgets users, codes and tokens, and has the starting apps again. The streams of chance go on. */
     reset(): void {
+      pushes.clear()
       for (const store of [apps, users, codes, phoneCodes, accessTokens]) store.clear()
       putStartingApps()
     },

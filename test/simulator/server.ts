@@ -24,8 +24,10 @@ import type {
   PhoneCodeInput,
   Platform,
   PlatformSettings,
+  PushInput,
   UserInput,
 } from './platform.ts'
+import type { PushReport } from './pushes.ts'
 import type { AccountView } from './users.ts'
 import type { TrafficStats } from './listener.ts'
 import { createControl } from './control.ts'
@@ -78,6 +80,10 @@ export interface Simulator {
   putApp(input: AppInput): AppView
   /** What the Mini Program would get from WeChat for its backend. */
   openData(input: OpenDataRequest): OpenData
+  /** Pushes an event to the app's server; resolves when that says `success` or WeChat gives up. */
+  push(input?: PushInput): Promise<PushReport>
+  /** Whether the app's server passes the URL check. */
+  checkPushUrl(appid?: string): Promise<boolean>
   /** Returns how many access_tokens were taken out of service. */
   invalidateTokens(input?: InvalidateInput): number
   /** Adds a fault rule. `release` lets go what it holds; `remove` ends it and leaves held requests held. */
@@ -153,6 +159,9 @@ export async function startSimulator(options: SimulatorOptions = {}): Promise<Si
     users: (filter = {}) => platform.listUsers(filter, Infinity),
     putApp: (input) => platform.putApp(input),
     openData: (input) => platform.writeOpenData(input),
+    push: (input = {}) => platform.push(input),
+    checkPushUrl: async (appid) =>
+      (await platform.checkPushUrl(appid === undefined ? {} : { appid })).verified,
     invalidateTokens: (input = {}) => platform.invalidateTokens(input),
     addFault(rule) {
       const id = faults.add(rule)
@@ -169,6 +178,7 @@ export async function startSimulator(options: SimulatorOptions = {}): Promise<Si
     reset,
     async close() {
       history.abandonWaiters('The simulator was closed.')
+      platform.endPushes()
       const closed = Promise.all([stop(wechat.server), stop(control)])
       wechat.cutConnections()
       control.closeAllConnections()

@@ -1,0 +1,488 @@
+/**
+ * Message pushes of WeChat at the front door: what they lead to, who is believed, and what becomes of them while Redis
+ * is in trouble. The simulated WeChat encrypts and signs by code of its own.
+ */
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { startStandalone } from './faults/redis-servers.ts'
+import { createAppsAdmin, newWechatApp } from './harness/apps-admin.ts'
+import { dumpRedis } from './harness/dumps.ts'
+import { APPID, gatewayEnvironment, SIMULATED } from './harness/environment.ts'
+import { startHarness } from './harness/gateway.ts'
+import { expectProblem, MARK } from './harness/problem.ts'
+import { startGatewayProcess } from './harness/processes.ts'
+import {
+  doErasures,
+  newAesKey,
+  newPushToken,
+  PUSH_TIMEOUT_MS,
+  queuedErasures,
+  startPushHarness,
+} from './harness/pushes.ts'
+import type { PushHarness } from './harness/pushes.ts'
+import { logIn } from './harness/session-values.ts'
+import { until } from './harness/until.ts'
+import { encryptPush, signPush, writeMessage } from './simulator/push-envelope.ts'
+import type { Message } from './simulator/push-envelope.ts'
+import { startSimulator } from './simulator/server.ts'
+
+/** WeChat hangs up after this. */
+const WECHAT_WAITS_MS = 5_000
+const OPENID = 'o-who-withdraws'
+const DELIVERED = { delivered: true, attempts: [expect.objectContaining({ status: 200, body: 'success' })] }
+
+const nowSeconds = () => Math.floor(Date.now() / 1000)
+const validates = async ({ get }: Pick<PushHarness, 'get'>, token: string) =>
+  (await get('/auth', token)).status === 200
+const outcomes = ({ metric }: PushHarness, type: string, outcome: string) =>
+  metric('push_messages_total', { type, outcome })
+
+const REVOKE: Message = {
+  ToUserName: 'gh_870882ca4b1',
+  FromUserName: 'owAqB1v0ahK_Xlc7GshIDdf2yf7E',
+  CreateTime: nowSeconds(),
+  MsgType: 'event',
+  Event: 'user_authorization_revoke',
+  OpenID: OPENID,
+  AppID: APPID,
+  RevokeInfo: '1',
+}
+
+interface Forged {
+  token?: string
+  timestamp?: number | string
+  nonce?: string
+  body?: string
+  query?: Record<string, string>
+}
+
+/** A push in clear, in every part of which a test may lie. */
+function sendPlain(harness: PushHarness, { token = harness.push.token, ...own }: Forged = {}) {
+  const { timestamp = nowSeconds(), nonce = String(Math.random()).slice(2, 11) } = own
+  const signature = signPush(token, String(timestamp), nonce)
+  const query = new URLSearchParams({ signature, timestamp: String(timestamp), nonce, ...own.query })
+  const body = own.body ?? writeMessage(REVOKE, 'xml')
+  return harness.send('POST', `/push/${APPID}?${query.toString()}`, {
+    headers: { 'content-type': 'text/xml' },
+    body,
+  })
+}
+
+/** The same, encrypted. */
+function sendSafe(
+  harness: PushHarness,
+  {
+    message = writeMessage(REVOKE, 'xml'),
+    appid = APPID,
+    aesKey = harness.push.aesKey,
+    ...own
+  }: Forged & { message?: string; appid?: string; aesKey?: string } = {},
+) {
+  const { token = harness.push.token, timestamp = nowSeconds(), nonce = '123456789' } = own
+  const encrypt = encryptPush(message, { appid, aesKey, random16: 'r'.repeat(16) })
+  const signature = signPush(token, String(timestamp), nonce, encrypt)
+  const query = { encrypt_type: 'aes', msg_signature: signature, ...own.query }
+  const body = own.body ?? writeMessage({ ToUserName: 'gh_870882ca4b1', Encrypt: encrypt }, 'xml')
+  return sendPlain(harness, { token, timestamp, nonce, query, body })
+}
+
+/** The message behind a DOCTYPE. */
+const doctype = (inner: string) => `<!DOCTYPE xml [${inner}]>${writeMessage(REVOKE, 'xml')}`
+
+describe.each([
+  ['plain', 'xml'],
+  ['plain', 'json'],
+  ['compatible', 'xml'],
+  ['compatible', 'json'],
+  ['safe', 'xml'],
+  ['safe', 'json'],
+] as const)('in %s mode and %s', (mode, format) => {
+  test.each(['user_authorization_revoke', 'user_authorization_cancellation'])(
+    '%s ends the sessions of that user, and queues their erasure as the administrator does',
+    async (event) => {
+      const harness = await startPushHarness({ mode, format })
+      expect(await harness.wechat.checkPushUrl()).toBe(true)
+      const user = await logIn(harness, { openid: OPENID })
+      const bystander = await logIn(harness)
+      expect(await harness.wechat.push({ event, openid: OPENID, revokeInfo: '1' })).toEqual(DELIVERED)
+
+      expect(await validates(harness, user.token)).toBe(false)
+      expect(await validates(harness, bystander.token)).toBe(true)
+      const [job, ...others] = await queuedErasures(harness)
+      expect(others).toEqual([])
+      expect(job).toMatchObject({ v: 1, sub: user.sub, appid: APPID, openid: OPENID, receipt: job?.id })
+      expect(job?.erasedAtMs).toBeGreaterThan(Date.now() - 60_000)
+      const receipt = await harness.admin.send('GET', `/erasures/${job?.receipt}`, {
+        headers: { authorization: `Bearer ${harness.env['ADMIN_TOKEN']}` },
+      })
+      expect(receipt.body).toMatchObject({ state: 'pending', sessions: 1 })
+      expect(await outcomes(harness, event, 'erased')).toBe(1)
+    },
+  )
+})
+
+test('gateways that keep sessions in memory hear of it', async () => {
+  const env = { SESSION_CACHE_SECONDS: '5' }
+  const first = await startPushHarness({}, { env })
+  const { TOKEN_KEYS = '', SEAL_KEYS = '', KEY_PREFIX = '' } = first.env
+  const second = await startHarness({
+    wechat: first.wechat,
+    env: { ...env, TOKEN_KEYS, SEAL_KEYS, KEY_PREFIX },
+  })
+  const { token } = await logIn(first, { openid: OPENID })
+  expect(await validates(second, token)).toBe(true)
+  await first.wechat.push({ openid: OPENID })
+  await until('the session to be gone there', async () => !(await validates(second, token)), 1_000)
+})
+
+describe('an event that comes again', () => {
+  test('after it was acknowledged does nothing, also when its user has come back', async () => {
+    const harness = await startPushHarness()
+    await logIn(harness, { openid: OPENID })
+    const event = { openid: OPENID, createTime: nowSeconds() }
+    expect(await harness.wechat.push(event)).toEqual(DELIVERED)
+    await doErasures(harness)
+    const back = await logIn(harness, { openid: OPENID })
+    expect(await harness.wechat.push(event)).toEqual(DELIVERED)
+    expect(await validates(harness, back.token)).toBe(true)
+    expect(await queuedErasures(harness)).toEqual([])
+    expect(await outcomes(harness, 'user_authorization_revoke', 'repeated')).toBe(1)
+
+    // Another one is another one.
+    expect(await harness.wechat.push({ ...event, createTime: event.createTime + 1 })).toEqual(DELIVERED)
+    expect(await validates(harness, back.token)).toBe(false)
+    expect(await queuedErasures(harness)).toHaveLength(1)
+  })
+
+  test('at the same time, many times over, is one job', async () => {
+    const harness = await startPushHarness()
+    const { sub } = await logIn(harness, { openid: OPENID })
+    const event = { openid: OPENID, createTime: nowSeconds(), attempts: 1 }
+    const reports = await Promise.all(Array.from({ length: 30 }, () => harness.wechat.push(event)))
+    expect(reports).toEqual(reports.map(() => DELIVERED))
+    expect(await queuedErasures(harness)).toMatchObject([{ sub }])
+  })
+
+  test('before it was acknowledged is taken, and goes on where the first attempt ended', async () => {
+    const harness = await startPushHarness({}, { env: { LOG_LEVEL: 'silent' } })
+    await logIn(harness, { openid: OPENID })
+    // The queue cannot be written: BullMQ finds a word where its count of jobs should be.
+    const count = `${harness.keys.queue('erase')}:erase:id`
+    await harness.redis.set(count, 'in the way')
+    const report = harness.wechat.push({ openid: OPENID })
+    await until('an attempt to have failed', async () =>
+      outcomes(harness, 'user_authorization_revoke', 'store_unavailable').then((count) => count > 0),
+    )
+    await harness.redis.del(count)
+    const { delivered, attempts } = await report
+    expect(delivered).toBe(true)
+    expect(attempts.map(({ status }) => status).slice(0, -1)).toEqual(attempts.slice(1).map(() => 503))
+    const [job, ...others] = await queuedErasures(harness)
+    expect([job?.openid, others]).toEqual([OPENID, []])
+    // One receipt for all attempts: the sessions that the first one has ended are in it.
+    expect(await harness.redis.hget(harness.keys.erasure(job?.receipt ?? ''), 'sessions')).toBe('1')
+  })
+})
+
+test('what asks for nothing is acknowledged, counted by kind, and nobody is logged out', async () => {
+  const harness = await startPushHarness({ format: 'json' })
+  const { token } = await logIn(harness, { openid: OPENID })
+  const push = (own: object) => harness.wechat.push({ openid: OPENID, attempts: 1, ...own })
+  const cases: [string, string, object][] = [
+    ['user_info_modified', 'ignored', { event: 'user_info_modified' }],
+    ['user_authorization_revoke', 'no_user', { fields: { OpenID: null } }],
+    ['user_authorization_revoke', 'no_user', { fields: { OpenID: 'o with blanks' } }],
+    ['wxa_punish_event', 'ignored', { event: 'wxa_punish_event' }],
+    ['other_event', 'ignored', { event: 'event_of_next_year' }],
+    ['text', 'ignored', { fields: { MsgType: 'text', Content: 'hello', Event: null } }],
+    ['other_message', 'ignored', { fields: { MsgType: 'hologram', Event: null } }],
+  ]
+  for (const [, , own] of cases) expect(await push(own)).toEqual(DELIVERED)
+  for (const [type, outcome] of cases)
+    expect(await outcomes(harness, type, outcome), type).toBe(outcome === 'no_user' ? 2 : 1)
+  expect(await queuedErasures(harness)).toEqual([])
+  expect(await validates(harness, token)).toBe(true)
+})
+
+/** Sends each of them, which leaves nothing behind and ends no session; gives the erasures that are queued. */
+async function refuse(
+  harness: PushHarness,
+  cases: Record<string, [code: string, send: () => ReturnType<PushHarness['send']>]>,
+) {
+  const { token } = await logIn(harness, { openid: OPENID })
+  const keysBefore = await harness.redis.keys(`${harness.env['KEY_PREFIX']}push:*`)
+  for (const [what, [code, send]] of Object.entries(cases))
+    expect(expectProblem(await send(), what).code, what).toBe(code)
+  expect(await validates(harness, token)).toBe(true)
+  expect(await harness.redis.keys(`${harness.env['KEY_PREFIX']}push:*`)).toEqual(keysBefore)
+  return queuedErasures(harness)
+}
+
+describe('refused, with nothing queued', () => {
+  test('in safe mode', async () => {
+    const harness = await startPushHarness()
+    const other = newAesKey()
+    expect(
+      await refuse(harness, {
+        'a foreign token': ['push_unsigned', () => sendSafe(harness, { token: newPushToken() })],
+        'a signature of nothing': [
+          'push_unsigned',
+          () => sendSafe(harness, { query: { msg_signature: '0'.repeat(40) } }),
+        ],
+        'another body': [
+          'push_unsigned',
+          () => sendSafe(harness, { body: '<xml><Encrypt>AAAA</Encrypt></xml>' }),
+        ],
+        'no Encrypt': ['push_unsigned', () => sendSafe(harness, { body: writeMessage(REVOKE, 'xml') })],
+        'in clear, as if there were no key': ['push_unsigned', () => sendPlain(harness)],
+        'in clear, signed for the encrypted one': [
+          'push_unsigned',
+          () => sendPlain(harness, { query: { msg_signature: 'a'.repeat(40) } }),
+        ],
+        'five minutes ago': ['push_stale', () => sendSafe(harness, { timestamp: nowSeconds() - 310 })],
+        'in five minutes': ['push_stale', () => sendSafe(harness, { timestamp: nowSeconds() + 310 })],
+        'encrypted for another app': [
+          'push_foreign',
+          () => sendSafe(harness, { appid: 'wx0000000000000000' }),
+        ],
+        'about another app': [
+          'push_foreign',
+          () =>
+            sendSafe(harness, { message: writeMessage({ ...REVOKE, AppID: 'wx0000000000000000' }, 'json') }),
+        ],
+        'under a foreign key': ['request_invalid', () => sendSafe(harness, { aesKey: other })],
+        'XXE inside': [
+          'request_invalid',
+          () =>
+            sendSafe(harness, {
+              message: `<!DOCTYPE xml [<!ENTITY x SYSTEM "file:///etc/passwd">]>${writeMessage(REVOKE, 'xml').replace(OPENID, '&x;')}`,
+            }),
+        ],
+        'a time that is none': ['request_invalid', () => sendSafe(harness, { timestamp: `1${MARK}` })],
+        'a signature that is none': [
+          'request_invalid',
+          () => sendSafe(harness, { query: { msg_signature: MARK } }),
+        ],
+      }),
+    ).toEqual([])
+  })
+
+  test('in plain mode', async () => {
+    const harness = await startPushHarness({ mode: 'plain' })
+    expect(
+      await refuse(harness, {
+        'a foreign token': ['push_unsigned', () => sendPlain(harness, { token: newPushToken() })],
+        'no signature': [
+          'push_unsigned',
+          () => harness.send('POST', `/push/${APPID}?timestamp=${nowSeconds()}&nonce=1`, { body: '<xml/>' }),
+        ],
+        'no address': ['request_invalid', () => harness.send('POST', `/push/${APPID}`, { body: '<xml/>' })],
+        'a parameter twice': [
+          'request_invalid',
+          () => harness.send('POST', `/push/${APPID}?timestamp=1&timestamp=2&nonce=1`, { body: '<xml/>' }),
+        ],
+        'long ago': ['push_stale', () => sendPlain(harness, { timestamp: 1_714_037_059 })],
+        'about another app': [
+          'push_foreign',
+          () => sendPlain(harness, { body: writeMessage({ ...REVOKE, AppID: 'wx0000000000000000' }, 'xml') }),
+        ],
+        XXE: [
+          'request_invalid',
+          () => sendPlain(harness, { body: doctype('<!ENTITY x SYSTEM "file:///etc/passwd">') }),
+        ],
+        'a billion laughs': [
+          'request_invalid',
+          () =>
+            sendPlain(harness, { body: doctype('<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">') }),
+        ],
+        'no message': ['request_invalid', () => sendPlain(harness, { body: '' })],
+        'no text': ['request_invalid', () => sendPlain(harness, { body: MARK })],
+        'encrypted, without a key here': [
+          'request_invalid',
+          () => sendPlain(harness, { body: '<xml><Encrypt>AAAA</Encrypt></xml>' }),
+        ],
+        'too much': [
+          'body_too_large',
+          () => sendPlain(harness, { body: `<xml>${' '.repeat(40_000)}</xml>` }),
+        ],
+      }),
+    ).toEqual([])
+    expect(await outcomes(harness, 'unread', 'push_unsigned')).toBe(2)
+  })
+
+  // In clear the signature says nothing of the body: whoever has seen one could write a message of their own to it.
+  test('a signature that has come with another message', async () => {
+    const harness = await startPushHarness({ mode: 'plain' })
+    const { token } = await logIn(harness, { openid: OPENID })
+    const seen = { timestamp: nowSeconds(), nonce: '42' }
+    const text = writeMessage({ MsgType: 'text', Content: 'hello' }, 'json')
+    expect((await sendPlain(harness, { ...seen, body: text })).text).toBe('success')
+    expect((await sendPlain(harness, { ...seen, body: text })).text).toBe('success') // a retry
+    expect(expectProblem(await sendPlain(harness, seen), 'forged').code).toBe('push_unsigned')
+    expect(await queuedErasures(harness)).toEqual([])
+    expect(await validates(harness, token)).toBe(true)
+  })
+
+  test('for an app that takes none, or is not there', async () => {
+    const harness = await startPushHarness({}, { env: { WECHAT_PUSH_TOKEN: '', WECHAT_PUSH_AES_KEY: '' } })
+    expect(expectProblem(await sendSafe(harness), 'no token').code).toBe('not_found')
+    const query = `timestamp=1&nonce=1&signature=${'a'.repeat(40)}&echostr=1`
+    for (const appid of [APPID, 'wxnobody', '..%2f', '__proto__'])
+      expect(expectProblem(await harness.get(`/push/${appid}?${query}`), appid).code).toBe('not_found')
+  })
+
+  test('a URL check that is not signed, and then the echo is not told', async () => {
+    const harness = await startPushHarness()
+    const check = (token: string, timestamp: number, echostr: string) => {
+      const signature = signPush(token, String(timestamp), '1')
+      const query = new URLSearchParams({ signature, timestamp: String(timestamp), nonce: '1', echostr })
+      return harness.get(`/push/${APPID}?${query.toString()}`)
+    }
+    const { token } = harness.push
+    const right = await check(token, nowSeconds(), '<script>')
+    expect([right.status, right.text]).toEqual([200, '<script>'])
+    expect(right.headers).toMatchObject({
+      'content-type': 'text/plain; charset=utf-8',
+      'x-content-type-options': 'nosniff',
+    })
+    expect(expectProblem(await check('wrong', nowSeconds(), MARK), 'wrong').code).toBe('push_unsigned')
+    expect(expectProblem(await check(token, 1, MARK), 'stale').code).toBe('push_stale')
+    expect(expectProblem(await check(token, nowSeconds(), ''), 'no echo').code).toBe('request_invalid')
+  })
+})
+
+/** On a Redis of its own, which may be stopped and filled. */
+async function startWithRedis() {
+  const redis = await startStandalone()
+  onTestFinished(() => redis.close())
+  const env = { ...redis.env, KEY_PREFIX: '', LOG_LEVEL: 'silent', REDIS_COMMAND_TIMEOUT_MS: '2000' }
+  return {
+    harness: await startPushHarness({}, { env, simulator: { ...SIMULATED, pushTimeoutMs: PUSH_TIMEOUT_MS } }),
+    redis,
+  }
+}
+
+describe('while Redis', () => {
+  test('hangs, an event is not acknowledged, in time for WeChat to hear so, and comes through afterwards', async () => {
+    const { harness, redis } = await startWithRedis()
+    await logIn(harness, { openid: OPENID })
+    redis.node.stop()
+    const startedMs = performance.now()
+    const refused = await sendSafe(harness)
+    expect([refused.status, refused.body.code]).toEqual([503, 'store_unavailable'])
+    expect(performance.now() - startedMs).toBeLessThan(WECHAT_WAITS_MS)
+    // Whoever has no token costs no command: the answer is the same.
+    const hostile = await sendSafe(harness, { token: newPushToken() })
+    expect(expectProblem(hostile, 'unsigned').code).toBe('push_unsigned')
+
+    const report = harness.wechat.push({ openid: OPENID, attempts: 20 })
+    redis.node.resume()
+    expect(await report).toMatchObject({ delivered: true })
+    expect(await queuedErasures(harness)).toMatchObject([{ openid: OPENID }])
+  })
+
+  test('is full, an event is not acknowledged, and comes through when there is room again', async () => {
+    const { harness, redis } = await startWithRedis()
+    await logIn(harness, { openid: OPENID })
+    await redis.admin.config('SET', 'maxmemory', '1')
+    const event = { openid: OPENID, createTime: nowSeconds() }
+    const { delivered, attempts } = await harness.wechat.push({ ...event, attempts: 2 })
+    expect([delivered, attempts.map(({ status }) => status)]).toEqual([false, [503, 503]])
+    await redis.admin.config('SET', 'maxmemory', '0')
+    expect(await harness.wechat.push(event)).toEqual(DELIVERED)
+    expect(await queuedErasures(harness)).toMatchObject([{ openid: OPENID }])
+  })
+})
+
+describe('token and key', () => {
+  test('are changed without losing a message: the old and the new count together', async () => {
+    const [oldToken, oldKey, newToken, newKey] = [newPushToken(), newAesKey(), newPushToken(), newAesKey()]
+    const env = { WECHAT_PUSH_TOKEN: `${newToken},${oldToken}`, WECHAT_PUSH_AES_KEY: `${newKey},${oldKey}` }
+    const harness = await startPushHarness({}, { env })
+    for (const token of [oldToken, newToken])
+      for (const aesKey of [oldKey, newKey]) {
+        const message = writeMessage(
+          { ...REVOKE, CreateTime: nowSeconds(), OpenID: `o-${token}${aesKey}`.slice(0, 60) },
+          'xml',
+        )
+        expect((await sendSafe(harness, { token, aesKey, message })).text).toBe('success')
+      }
+    expect(await outcomes(harness, 'user_authorization_revoke', 'erased')).toBe(4)
+  })
+
+  test('of an app that was added at run time are sealed in Redis, shown to nobody, changed and taken away', async () => {
+    const harness = await startHarness({ simulator: { pushTimeoutMs: PUSH_TIMEOUT_MS } })
+    const apps = createAppsAdmin(harness)
+    const app = newWechatApp(harness.wechat)
+    const own = { token: newPushToken(), aesKey: newAesKey() }
+    const url = `${harness.url}/push/${app.appid}`
+    const pushed = () => harness.wechat.push({ appid: app.appid, attempts: 1 })
+    harness.wechat.putApp({ appid: app.appid, push: { url, mode: 'safe', format: 'xml', ...own } })
+
+    const added = await apps.add({ ...app, push: { token: own.token, aes_key: own.aesKey } })
+    expect([added.status, added.body['push']]).toEqual([201, 'encrypted'])
+    expect(await pushed()).toEqual(DELIVERED)
+    const shown =
+      JSON.stringify(await apps.list()) + (await dumpRedis(harness.redis, `${harness.env['KEY_PREFIX']}*`))
+    const bytes = Buffer.from(own.aesKey, 'base64').toString('latin1')
+    for (const secret of [own.token, own.aesKey, bytes]) expect(shown).not.toContain(secret)
+
+    const next = { token: newPushToken(), aesKey: newAesKey() }
+    const both = { token: [next.token, own.token], aes_key: [next.aesKey, own.aesKey] }
+    expect((await apps.call('PUT', `/apps/${app.appid}/push`, both)).body['push']).toBe('encrypted')
+    expect(await pushed()).toEqual(DELIVERED)
+    harness.wechat.putApp({ appid: app.appid, push: { url, mode: 'safe', format: 'xml', ...next } })
+    expect(await pushed()).toEqual(DELIVERED)
+    const plain = await apps.call('PUT', `/apps/${app.appid}/push`, { token: next.token })
+    expect(plain.body['push']).toBe('plain')
+
+    expect((await apps.call('DELETE', `/apps/${app.appid}/push`)).status).toBe(204)
+    expect((await pushed()).attempts).toMatchObject([{ status: 404 }])
+    for (const [appid, code] of [
+      [APPID, 'app_static'],
+      ['wxnobody', 'appid_unknown'],
+    ] as const)
+      expect((await apps.call('PUT', `/apps/${appid}/push`, both)).body.code).toBe(code)
+    for (const faulty of [
+      {},
+      { token: 'x' },
+      { token: own.token, aes_key: 'short' },
+      { ...both, mode: MARK },
+    ])
+      expect(expectProblem(await apps.call('PUT', `/apps/${app.appid}/push`, faulty), 'faulty').code).toBe(
+        'request_invalid',
+      )
+  })
+})
+
+test('nothing of a message, and neither token nor key, is in the log or the metrics', async () => {
+  const wechat = await startSimulator({ ...SIMULATED, pushTimeoutMs: PUSH_TIMEOUT_MS })
+  onTestFinished(() => wechat.close())
+  const push = { token: newPushToken(), aesKey: newAesKey() }
+  const env = gatewayEnvironment(wechat, {
+    LOG_LEVEL: 'trace',
+    WECHAT_PUSH_TOKEN: push.token,
+    WECHAT_PUSH_AES_KEY: push.aesKey,
+  })
+  const gateway = await startGatewayProcess(env)
+  wechat.putApp({
+    appid: APPID,
+    push: { url: `${gateway.url}/push/${APPID}`, mode: 'compatible', format: 'json', ...push },
+  })
+  expect(await wechat.push({ openid: OPENID, fields: { UnionID: 'u-of-them' } })).toEqual(DELIVERED)
+  expect((await wechat.push({ openid: OPENID, mode: 'plain', attempts: 1 })).delivered).toBe(false)
+  expect((await wechat.push({ openid: OPENID, fields: { AppID: 'wx-other' }, attempts: 1 })).delivered).toBe(
+    false,
+  )
+  expect(await wechat.checkPushUrl()).toBe(true)
+  const { text } = await gateway.admin.get('/metrics')
+  await until('the log', () => gateway.output().split('/push/:appid').length > 4)
+  for (const trace of [
+    ...Object.values(push),
+    OPENID,
+    'u-of-them',
+    'gh_870882ca4b1',
+    'owAqB1v0',
+    'signature',
+  ])
+    expect(gateway.output() + text, trace).not.toContain(trace)
+})
