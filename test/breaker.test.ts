@@ -18,9 +18,9 @@ function start(callMsMax = 3_000) {
   return { breakers, breaker, states }
 }
 
-const succeed = (breaker: Breaker) => breaker.run(() => Promise.resolve('well'))
-const fail = (breaker: Breaker) =>
-  breaker.run(() => Promise.reject(new Error('ill'))).catch((error: Error) => error)
+const succeed = (breaker: Breaker, app = 'app') => breaker.run(() => Promise.resolve('well'), app)
+const fail = (breaker: Breaker, app = 'app') =>
+  breaker.run(() => Promise.reject(new Error('ill')), app).catch((error: Error) => error)
 
 async function open(breaker: Breaker): Promise<void> {
   for (let i = 0; i < VOLUME_MIN; i += 1) await fail(breaker)
@@ -58,7 +58,7 @@ describe('a circuit', () => {
     const { breaker } = start()
     await open(breaker)
     const call = vi.fn<() => Promise<string>>()
-    await expect(breaker.run(call)).rejects.toBeInstanceOf(CircuitOpenError)
+    await expect(breaker.run(call, 'app')).rejects.toBeInstanceOf(CircuitOpenError)
     expect(call).not.toHaveBeenCalled()
   })
 
@@ -68,7 +68,7 @@ describe('a circuit', () => {
     vi.advanceTimersByTime(RESET_MS_MAX)
     const { promise, resolve } = Promise.withResolvers<void>()
     const call = vi.fn<() => Promise<void>>(() => promise)
-    const all = Promise.allSettled(Array.from({ length: 1_000 }, () => breaker.run(call)))
+    const all = Promise.allSettled(Array.from({ length: 1_000 }, () => breaker.run(call, 'app')))
     expect(call).toHaveBeenCalledTimes(1)
     resolve()
     expect((await all).filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
@@ -96,6 +96,50 @@ describe('a circuit', () => {
     expect(states.at(-1)).toBe('closed')
     await fail(breaker)
     expect(states.at(-1)).toBe('open')
+  })
+})
+
+describe('an app that fails while others do not', () => {
+  const TAKEN = ['sound', 'hanging']
+
+  test('leaves the circuit closed, however much of the traffic is its own', async () => {
+    const { breaker, states } = start()
+    for (let i = 0; i < 300; i += 1) {
+      await fail(breaker, 'hanging')
+      if (i % 20 === 0) await succeed(breaker, 'sound')
+      vi.advanceTimersByTime(50)
+    }
+    expect(states).toEqual(['closed'])
+    expect(await fail(breaker, 'hanging')).toMatchObject({ message: 'ill' })
+  })
+
+  test('is not told from the host when nobody else asks, or was well for five seconds', async () => {
+    for (const otherMs of [undefined, 5_001]) {
+      const { breaker, states } = start()
+      if (otherMs !== undefined) {
+        await succeed(breaker, 'sound')
+        vi.advanceTimersByTime(otherMs)
+      }
+      await open(breaker)
+      expect(states).toEqual(['closed', 'open'])
+    }
+  })
+
+  // All of them were well a moment ago.
+  test('is not taken for that when the host dies', async () => {
+    const { breaker, states } = start()
+    for (let i = 0; i < 100; i += 1) await succeed(breaker, TAKEN[i % 2])
+    for (let i = 0; i < VOLUME_MIN; i += 1) await fail(breaker, TAKEN[i % 2])
+    expect(states).toEqual(['closed', 'open'])
+  })
+
+  test('is not taken for that when the host fails most calls of all', async () => {
+    const { breaker, states } = start()
+    for (let i = 0; i < 100 && states.length === 1; i += 1) {
+      const app = TAKEN[i % 2]
+      await (i % 5 === 0 ? succeed(breaker, app) : fail(breaker, app))
+    }
+    expect(states).toEqual(['closed', 'open'])
   })
 })
 

@@ -112,7 +112,7 @@ export function createApi(
         if (answer.outcome === 'ok' || answer.outcome === 'refused') return answer
         observer.onFailure(host, name, answer.outcome)
         throw failure(answer)
-      })
+      }, appid)
     } catch (error) {
       if (!(error instanceof CircuitOpenError)) throw error
       observe('circuit_open')

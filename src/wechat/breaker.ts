@@ -12,6 +12,7 @@
  */
 import { EventEmitter } from 'node:events'
 import CircuitBreaker from 'opossum'
+import { createLoneFailures } from './lone-failures.ts'
 
 const ERROR_PERCENTAGE_MAX = 50
 /** Calls within the window before the breaker may open; and failures in a row that open it. */
@@ -27,8 +28,11 @@ const CALL_MARGIN_MS = 500
 export type BreakerState = 'closed' | 'half_open' | 'open'
 
 export interface Breaker {
-  /** Runs the call, unless the circuit is open: then rejects with CircuitOpenError at once. */
-  run<T>(call: () => Promise<T>): Promise<T>
+  /**
+   * Runs the call, unless the circuit is open: then rejects with CircuitOpenError at once.
+   * @param app whose call it is: failures of one that fails alone are not the host's (lone-failures.ts)
+   */
+  run<T>(call: () => Promise<T>, app: string): Promise<T>
   /** Whether run() would call: the circuit is closed, or open and due to be tried. */
   isPassable(): boolean
 }
@@ -88,18 +92,34 @@ export function createBreakers({ callMsMax }: { callMsMax: number }): Breakers {
 }
 
 function guard(breaker: CircuitBreaker): Breaker {
+  const loneFailures = createLoneFailures()
   let failuresInARow = 0
   const isPassable = () => breaker.closed || breaker.pendingClose
 
   return {
     isPassable,
-    async run<T>(call: () => Promise<T>): Promise<T> {
+    async run<T>(call: () => Promise<T>, app: string): Promise<T> {
       if (!isPassable()) throw new CircuitOpenError(breaker.name)
+      let ofAppAlone: { error: unknown } | undefined
+      /** Resolves where the host is not to blame. */
+      const judged = async () => {
+        try {
+          const result = await call()
+          loneFailures.succeeded(app)
+          return result
+        } catch (error) {
+          if (!loneFailures.failed(app)) throw error
+          ofAppAlone = { error }
+          return undefined
+        }
+      }
       try {
-        const result = (await breaker.fire(call)) as T
+        const result = (await breaker.fire(judged)) as T
+        if (ofAppAlone !== undefined) throw ofAppAlone.error
         failuresInARow = 0
         return result
       } catch (error) {
+        if (ofAppAlone !== undefined) throw error
         failuresInARow += 1
         if (failuresInARow >= VOLUME_MIN) breaker.open()
         throw error

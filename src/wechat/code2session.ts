@@ -146,6 +146,7 @@ export function createCode2Session({
       const attempt = await hosts.askFirstClosed(
         {
           purpose: 'exchange',
+          appid: app.appid,
           origins,
           startIndex,
           request: platform.request(app, credential.text.reveal(), code),

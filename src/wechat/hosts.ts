@@ -38,6 +38,7 @@ export interface HostsObserver {
 
 interface Question<Success> {
   purpose: Purpose
+  appid: string
   /** In order of preference. */
   origins: readonly string[]
   startIndex: number
@@ -74,7 +75,7 @@ export function createHosts(
         if (origin === undefined) break
         const { host, breaker } = hostOf(origin)
         try {
-          return await breaker.run(() => askOnce(origin, host, question, deadline))
+          return await breaker.run(() => askOnce(origin, host, question, deadline), question.appid)
         } catch (error) {
           if (error instanceof CircuitOpenError) continue
           if (error instanceof FailedAttempt)

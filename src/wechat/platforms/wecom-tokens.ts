@@ -152,6 +152,7 @@ export function createWecomTokens(
       })
       const question = {
         purpose: 'access_token',
+        appid: app.appid,
         origins,
         startIndex,
         request: { path },
