@@ -4,12 +4,15 @@
  * at once and prints no value.
  */
 import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
 import type { App } from './app-entry.ts'
 import { loadApps } from './configured-apps.ts'
 import { checkKeysDiffer, DEVELOPMENT_MARK, parseRing } from './key-ring.ts'
 import type { Key } from './key-ring.ts'
 import { errorCode, readSettings } from './reading.ts'
 import type { Environment, Reading } from './reading.ts'
+import { redisConfig, SHARED_SETTINGS } from './redis-config.ts'
+import type { Endpoint, RedisConfig, RedisTarget } from './redis-config.ts'
 import { Secret } from './secret.ts'
 import type { SessionLife } from './session-value.ts'
 import { SETTINGS } from './settings.ts'
@@ -19,25 +22,7 @@ import type { SheddingSettings } from './shedding.ts'
 import { readWebhooks, WEBHOOK_SETTINGS } from './webhook-endpoints.ts'
 import type { WebhooksConfig } from './webhook-endpoints.ts'
 
-export type { App, Environment, Key }
-
-export type RedisTarget =
-  | { readonly kind: 'standalone'; readonly url: Secret<string> }
-  | { readonly kind: 'sentinel'; readonly sentinels: readonly Endpoint[]; readonly name: string }
-  | { readonly kind: 'cluster'; readonly nodes: readonly Endpoint[] }
-
-export interface Endpoint {
-  readonly host: string
-  readonly port: number
-}
-
-export interface RedisConfig {
-  readonly target: RedisTarget
-  readonly username: string | undefined
-  readonly password: Secret<string> | undefined
-  readonly commandTimeoutMs: number
-  readonly keyPrefix: string
-}
+export type { App, Endpoint, Environment, Key, RedisConfig, RedisTarget }
 
 export interface GatewayConfig {
   readonly host: string
@@ -83,6 +68,7 @@ export interface GatewayConfig {
   readonly shedding: SheddingSettings
   readonly provisionRefreshSeconds: number
   readonly sessionEvents: boolean
+  readonly provisionBacklogMax: number
   readonly logLevel: string
   readonly drainDelayMs: number
   readonly readyRequiresRedis: boolean
@@ -92,6 +78,8 @@ export interface WorkerConfig {
   readonly redis: RedisConfig
   readonly databaseUrl: Secret<string> | undefined
   readonly dataDir: string
+  /** An absolute path; undefined: users are written into the database. */
+  readonly provisionModule: string | undefined
   readonly host: string
   readonly port: number
   readonly concurrency: number
@@ -129,25 +117,14 @@ export function readEnvironment(): Environment {
 const WORKER_SETTINGS = [
   'DATABASE_URL',
   'DATA_DIR',
+  'PROVISION_MODULE',
   'WORKER_HOST',
   'WORKER_PORT',
   'WORKER_CONCURRENCY',
   ...WEBHOOK_SETTINGS,
 ] as const satisfies readonly SettingName[]
-const SHARED_SETTINGS = [
-  'REDIS_URL',
-  'REDIS_SENTINELS',
-  'REDIS_SENTINEL_NAME',
-  'REDIS_CLUSTER',
-  'REDIS_USERNAME',
-  'REDIS_PASSWORD',
-  'REDIS_COMMAND_TIMEOUT_MS',
-  'KEY_PREFIX',
-  'LOG_LEVEL',
-] as const satisfies readonly SettingName[]
 
 type WorkerSetting = (typeof WORKER_SETTINGS)[number]
-type SharedSetting = (typeof SHARED_SETTINGS)[number]
 type GatewaySetting = Exclude<SettingName, WorkerSetting>
 
 const isWorkerSetting = (name: string): name is WorkerSetting =>
@@ -220,6 +197,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
     shedding: { loopDelayMsMax: values.SHED_LOOP_DELAY_MS, inFlightMax: values.SHED_IN_FLIGHT },
     provisionRefreshSeconds: values.PROVISION_REFRESH_SECONDS,
     sessionEvents: values.SESSION_EVENTS,
+    provisionBacklogMax: values.PROVISION_BACKLOG_MAX,
     logLevel: values.LOG_LEVEL,
     drainDelayMs: values.DRAIN_DELAY_MS,
     readyRequiresRedis: values.READY_REQUIRES_REDIS,
@@ -236,7 +214,10 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
   const redis = redisConfig(reading)
   const production = env['NODE_ENV'] === 'production'
   const webhooks = readWebhooks(reading, production)
-  if (production && reading.isMissing('DATABASE_URL')) {
+  if (values.PROVISION_MODULE !== undefined) {
+    if (webhooks.endpoints.length > 0)
+      faults.push('WEBHOOKS_FILE needs the database, which is not used with PROVISION_MODULE')
+  } else if (production && reading.isMissing('DATABASE_URL')) {
     faults.push('DATABASE_URL is missing; NODE_ENV=production does not accept the embedded database')
   }
   if (faults.length > 0 || redis === undefined) throw new ConfigError(faults)
@@ -244,6 +225,7 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
     redis,
     databaseUrl: values.DATABASE_URL === undefined ? undefined : new Secret(values.DATABASE_URL),
     dataDir: values.DATA_DIR,
+    provisionModule: values.PROVISION_MODULE === undefined ? undefined : resolve(values.PROVISION_MODULE),
     host: values.WORKER_HOST,
     port: values.WORKER_PORT,
     concurrency: values.WORKER_CONCURRENCY,
@@ -322,37 +304,6 @@ function sessionMaxSeconds({
   if (!isMissing('SESSION_MAX_SECONDS') && maxSeconds < idleSeconds)
     faults.push('SESSION_MAX_SECONDS must not be below SESSION_TTL_SECONDS')
   return Math.max(maxSeconds, idleSeconds)
-}
-
-function redisConfig({ values, faults, isMissing }: Reading<SharedSetting>): RedisConfig | undefined {
-  const targets: RedisTarget[] = []
-  if (values.REDIS_URL !== undefined) targets.push({ kind: 'standalone', url: new Secret(values.REDIS_URL) })
-  if (values.REDIS_SENTINELS.length > 0) {
-    targets.push({
-      kind: 'sentinel',
-      sentinels: values.REDIS_SENTINELS.map(endpoint),
-      name: values.REDIS_SENTINEL_NAME,
-    })
-  }
-  if (values.REDIS_CLUSTER.length > 0)
-    targets.push({ kind: 'cluster', nodes: values.REDIS_CLUSTER.map(endpoint) })
-  const [target] = targets
-  if (targets.length > 1) faults.push('only one of REDIS_URL, REDIS_SENTINELS and REDIS_CLUSTER may be given')
-  if (isMissing('REDIS_URL') && isMissing('REDIS_SENTINELS') && isMissing('REDIS_CLUSTER'))
-    faults.push('REDIS_URL is missing (or REDIS_SENTINELS, or REDIS_CLUSTER)')
-  if (target === undefined) return undefined
-  return {
-    target,
-    username: values.REDIS_USERNAME,
-    password: values.REDIS_PASSWORD === undefined ? undefined : new Secret(values.REDIS_PASSWORD),
-    commandTimeoutMs: values.REDIS_COMMAND_TIMEOUT_MS,
-    keyPrefix: values.KEY_PREFIX,
-  }
-}
-
-function endpoint(text: string): Endpoint {
-  const colon = text.lastIndexOf(':')
-  return { host: text.slice(0, colon), port: Number(text.slice(colon + 1)) }
 }
 
 const ORIGIN_SETTINGS = ['WECHAT_API_URLS', 'WECOM_API_URLS', 'QQ_API_URLS', 'DOUYIN_API_URLS'] as const

@@ -151,6 +151,9 @@ export function createErasure({ redis, keys, onErase }: ErasureDeps) {
       }
     },
 
+    /** For looking at it (queue-board.ts). */
+    queue,
+
     close: () => queue.close(),
   }
 }
@@ -192,6 +195,36 @@ export function createReceiptWriter(redis: RedisClient, keys: Keys) {
 }
 
 export type ReceiptWriter = ReturnType<typeof createReceiptWriter>
+
+/** Longer than any job of before can wait: a dead one is kept for a week. */
+const REMEMBERED_SECONDS = 30 * 24 * 3600
+
+/**
+ * Remembers up to when a user was erased, by the hash alone, where no database of ours does (PROVISION_MODULE).
+ * All of it rejects with store_unavailable, and may be repeated.
+ */
+export function createErasedMarks(redis: RedisClient, keys: Keys) {
+  return {
+    /** undefined: not erased, or long ago. */
+    async find(sub: string): Promise<{ erasedAtMs: number; doneAtMs: number } | undefined> {
+      const { at, done = 0 } = await stored(redis.hgetall(keys.erased(sub)))
+      return at === undefined ? undefined : { erasedAtMs: Number(at), doneAtMs: Number(done) }
+    },
+    /** `at`: asked for; `done`: done as far as what was seen up to then. */
+    async set(sub: string, mark: { at: number } | { done: number }): Promise<void> {
+      await stored(redis.hset(keys.erased(sub), mark))
+      await stored(redis.expire(keys.erased(sub), REMEMBERED_SECONDS))
+    },
+  }
+}
+
+export type ErasedMarks = ReturnType<typeof createErasedMarks>
+
+/** The unionid that is known of a user who is logged in. */
+export function createUnionidReader(redis: RedisClient, keys: Keys) {
+  return async (sub: string): Promise<string | undefined> =>
+    (await stored(redis.hget(keys.user(sub), 'u'))) ?? undefined
+}
 
 /** Whether a user has a session: one who was erased has logged in again since. */
 export function createLoggedInCheck(redis: RedisClient, keys: Keys) {

@@ -201,6 +201,12 @@ export const ERRORS = {
     retryAfterSeconds: 60,
     title: 'The key of SEAL_KEYS has sealed as often as it may: its operator has to rotate it.',
   },
+  provisioning_backlog_full: {
+    status: 503,
+    retry: 'same_code',
+    retryAfterSeconds: 5,
+    title: 'Too many new users wait to be provisioned.',
+  },
   overloaded: { status: 503, retry: 'same_code', retryAfterSeconds: 1, title: 'The gateway is overloaded.' },
   internal: { status: 500, retry: 'new_code', title: 'The gateway failed.' },
 } as const satisfies Record<string, ErrorSpec>

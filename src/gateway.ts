@@ -2,6 +2,7 @@
  * The wiring, top to bottom: the one place that knows every part.
  */
 import { createApps } from './apps.ts'
+import { createBacklog } from './backlog.ts'
 import { createBlocking } from './blocking.ts'
 import { createRunning, within } from './closing.ts'
 import { createCodes } from './codes.ts'
@@ -12,6 +13,7 @@ import { GatewayError } from './errors.ts'
 import { createEvictionWatch } from './eviction-policy.ts'
 import { createHealth } from './health.ts'
 import { createAdminApp } from './http/admin.ts'
+import { QUEUES_PATH } from './http/queue-routes.ts'
 import { createPublicApp } from './http/public.ts'
 import { createJwts } from './jwt.ts'
 import { createLimits } from './limits.ts'
@@ -23,6 +25,7 @@ import type { Grant, Login } from './login.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import type { GatewayMetrics } from './metrics.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
+import { createQueueBoard } from './queue-board.ts'
 import {
   connectFailFast,
   createKeys,
@@ -85,6 +88,17 @@ export function createGateway(
     metrics.provisioningEnqueued.inc({ outcome }),
   )
   metrics.queueJobs(() => provisioning.counts())
+  const backlog = createBacklog(
+    {
+      provisioning,
+      onChange(isFull, jobs) {
+        if (isFull) log.error({ jobs }, 'the provisioning queue is full: first logins are refused')
+        else log.info({ jobs }, 'the provisioning queue has room again: first logins are accepted')
+      },
+      onSkip: () => metrics.provisioningEnqueued.inc({ outcome: 'skipped' }),
+    },
+    { max: config.provisionBacklogMax },
+  )
   const selfHeal = createSelfHeal(provisioning, clock, () => metrics.provisioningSelfheal.inc())
 
   const seal = createSeal(config.sealKeys, {
@@ -259,7 +273,7 @@ export function createGateway(
       codes,
       wechat: upstream.code2Session,
       sessions,
-      provisioning,
+      provisioning: backlog,
       startDeadline: startClock,
     }),
     metrics,
@@ -300,6 +314,7 @@ export function createGateway(
     keyUses,
     findApp: apps.find,
     apps,
+    queueBoard: createQueueBoard(QUEUES_PATH, [provisioning.queue, erasure.queue]),
     refusedWith: ({ app }) => upstream.refusedWith(app),
   })
 
@@ -313,6 +328,7 @@ export function createGateway(
       await evictionWatch.demand()
       await clock.sync()
       await apps.start()
+      backlog.start()
       health.started()
       isStarted = true
     },
@@ -333,6 +349,7 @@ export function createGateway(
       clock.stop()
       evictionWatch.stop()
       apps.stop()
+      backlog.stop()
       shedding.stop()
       accessTokens.close()
       await within(CLOSE_STEP_MS, upstream.close())

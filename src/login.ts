@@ -115,13 +115,13 @@ export interface LoginPorts {
     resume(attempt: LoginAttempt, settlement: string): Promise<OpenedSession | undefined>
   }
   provisioning: {
-    enqueue(user: {
-      sub: string
-      appid: string
-      openid: string
-      unionid?: string
-      seenAtMs: number
-    }): Promise<unknown>
+    /** Throws when too many users wait already for a new one to be taken on. */
+    admit(): void
+    /** `isKnown`: it would only be told again of a user whom it knows. */
+    enqueue(
+      user: { sub: string; appid: string; openid: string; unionid?: string; seenAtMs: number },
+      standing: { isKnown: boolean },
+    ): Promise<void>
   }
   /** Starts the clock of one login. */
   startDeadline(): AbortSignal
@@ -142,6 +142,8 @@ export function createLogin({
   startDeadline,
 }: LoginPorts): Login {
   return async function login(attempt) {
+    // Who comes with a token has been here before, and is most likely known.
+    if (attempt.formerToken === undefined) provisioning.admit()
     await limits.spendLogin(attempt.ip)
     return codes.share(attempt, () => exchangeOnce(attempt, startDeadline()))
   }
@@ -180,13 +182,10 @@ export function createLogin({
   async function provisioned({ grant, provisioningDue, seenAtMs }: OpenedSession): Promise<Grant> {
     if (provisioningDue) {
       const { sub, appid, openid, unionid } = grant
-      await provisioning.enqueue({
-        sub,
-        appid,
-        openid,
-        seenAtMs,
-        ...(unionid === undefined ? {} : { unionid }),
-      })
+      await provisioning.enqueue(
+        { sub, appid, openid, seenAtMs, ...(unionid === undefined ? {} : { unionid }) },
+        { isKnown: grant.provisioned },
+      )
     }
     return grant
   }

@@ -166,9 +166,12 @@ export function createGatewayMetrics() {
     jwtsVerified: counter(registry, 'jwt_verifications_total', 'JWTs checked by introspection, by outcome.', [
       'outcome',
     ]),
-    provisioningEnqueued: counter(registry, 'provisioning_enqueued_total', 'Jobs handed to the worker.', [
-      'outcome',
-    ]),
+    provisioningEnqueued: counter(
+      registry,
+      'provisioning_enqueued_total',
+      'Jobs handed to the worker: added, waiting_already, or skipped (of a known user, while too many wait).',
+      ['outcome'],
+    ),
     provisioningSelfheal: counter(
       registry,
       'provisioning_selfheal_total',

@@ -71,7 +71,7 @@ export function createProvisioning(
   redis: RedisClient,
   keys: Keys,
   onEnqueue: (outcome: 'added' | 'waiting_already') => void,
-): Provisioning {
+): Provisioning & { /** For looking at it (queue-board.ts). */ readonly queue: Queue } {
   const queue = new Queue<ProvisionJob>(PROVISION_QUEUE, {
     connection: redis,
     prefix: keys.queue(PROVISION_QUEUE),
@@ -101,6 +101,7 @@ export function createProvisioning(
       if (redis.status !== 'ready') throw new GatewayError('store_unavailable')
       return stored(queue.getJobCounts('waiting', 'active', 'delayed', 'failed'))
     },
+    queue,
     close: () => queue.close(),
   }
 }

@@ -15,6 +15,7 @@
  *   replay:<sha256(sub, 0, iv, data)>   string   open data that was shown (replays.ts)        OPEN_DATA_REPLAY_SECONDS
  *   push:<sha256>                       string   an event of a push, or a signature and its message (pushes.ts)  1 h
  *   erasure:<id>                        hash     receipt of an erasure (erasure.ts)               30 days
+ *   erased:{<sub>}                      hash     until when, for PROVISION_MODULE (erasure.ts)     30 days
  *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
  *   {erase}:erase:*                     BullMQ   users to be forgotten (erasure.ts)               until done
  *   {events}:events:*                   BullMQ   log-outs to be told of (session-events.ts)      until done
@@ -53,6 +54,7 @@ export function createKeys(prefix: string) {
     accessToken: (appid: string) => `${prefix}wechat:token:{${appid}}`,
     accessTokenLock: (appid: string) => `${prefix}wechat:token-lock:{${appid}}`,
     accessTokenForced: (appid: string) => `${prefix}wechat:token-forced:{${appid}}`,
+    erased: (sub: string) => `${prefix}erased:{${sub}}`,
     erasure: (receipt: string) => `${prefix}erasure:${receipt}`,
     replay: (hash: string) => `${prefix}replay:${hash}`,
     push: (hash: string) => `${prefix}push:${hash}`,

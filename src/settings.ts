@@ -292,6 +292,15 @@ export const SETTINGS = {
     max: 604_800,
     doc: 'A user provisioned less than this ago is not queued again by a login.',
   }),
+  PROVISION_BACKLOG_MAX: integer({
+    default: 1_000_000,
+    min: 1,
+    max: 100_000_000,
+    doc: 'Jobs that may wait for the workers; above it first logins get 503. A job takes less than 1 KB of Redis, so a million takes less than 1 GB.',
+  }),
+  PROVISION_MODULE: optionalText({
+    doc: 'File of a JavaScript module of yours that writes users into your own table, instead of DATABASE_URL.',
+  }),
   WORKER_HOST: text({ default: '127.0.0.1', doc: "Address of the worker's listener (metrics and health)." }),
   WORKER_PORT: integer({
     default: 9091,

@@ -8,7 +8,8 @@ import { workerEnvironment } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import type { Harness } from './harness/gateway.ts'
 import { startWorkerProcess } from './harness/processes.ts'
-import { newDatabase, queuedJobs, queueOf } from './harness/provisioning.ts'
+import { newDatabase, queuedJobs, queueOf, workerMetric } from './harness/provisioning.ts'
+import { createWaitingCount } from '../workers/provision-worker.ts'
 import { until } from './harness/until.ts'
 
 // Each starts a worker and some commands: processes, on a machine that runs others too.
@@ -188,4 +189,25 @@ test('without Redis it says so', async () => {
     REDIS_URL: 'redis://127.0.0.1:1',
   })
   expect({ code, stderr }).toEqual({ code: 1, stderr: 'Redis does not answer.\n' })
+})
+
+test('a paused queue keeps what is queued, which counts for no stuck worker, and goes on when it is told to', async () => {
+  const { harness, startWorker, jobs } = await startSystem()
+  const worker = await startWorker()
+  expect(await jobs('pause')).toMatchObject({ code: 0, stderr: '' })
+  const { body } = await harness.login({ code: harness.wechat.issueCode().code })
+
+  const status = await jobs('status')
+  expect(status.stdout).toBe('waiting  1\nactive  0\ndelayed  0\nfailed  0\nThe queue is paused.\n')
+  const countWaiting = createWaitingCount(harness.redis, harness.keys.queue(PROVISION_QUEUE))
+  expect(await countWaiting()).toBe(0)
+  expect(await workerMetric(worker, 'provisioning_jobs_total', { outcome: 'done' })).toBe(0)
+
+  expect((await jobs('resume')).code).toBe(0)
+  await until(
+    'the user to be provisioned',
+    async () => (await harness.get('/session', body.token)).body.provisioned,
+  )
+  expect((await jobs('status')).stdout).toContain('The queue is not paused.')
+  expect((await jobs('pause', 'provision')).code).toBe(2)
 })

@@ -25,9 +25,10 @@ const everything = [...programs, ...deploy, ...sourceFiles('test/**/*.ts')]
  * traps are known to one file.
  */
 const HOMES: Record<string, RegExp> = {
+  '@bull-board/api': /^src\/queue-board\.ts$/,
   '@electric-sql/pglite': /^workers\//,
   '@fastify/type-provider-typebox': /^src\/http\//,
-  bullmq: /^(src\/(provisioning|erasure|session-events)\.ts$|workers\/)/,
+  bullmq: /^(src\/(provisioning|erasure|session-events|queue-board)\.ts$|workers\/)/,
   'close-with-grace': /^(src\/gateway|workers\/worker)-process\.ts$/,
   fastify: /^src\/http\//,
   ioredis: /^src\/redis(-watch)?\.ts$/,

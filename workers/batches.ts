@@ -35,10 +35,10 @@ interface Waiting {
   readonly resolve: (user: ProvisionedUser | Promise<ProvisionedUser>) => void
 }
 
-/** Builds it before the store that knows all cases. */
+/** Builds it before the store that knows all cases; where nothing is written together, everything is alone. */
 export function createBatchedUsers(
   users: Users,
-  provisionMany: ProvisionMany,
+  provisionMany: ProvisionMany | undefined,
   { onBatch, onBatchFailed }: BatchObserver,
 ): BatchedUsers {
   let waiting: Waiting[] = []
@@ -82,7 +82,7 @@ export function createBatchedUsers(
   }
 
   async function writeTogether(batch: readonly Waiting[]): ReturnType<ProvisionMany> {
-    if (batch.length === 1) return []
+    if (batch.length === 1 || provisionMany === undefined) return []
     try {
       const written = await inTime(provisionMany(batch.map(({ seen }) => seen)))
       onBatch(batch.length, written.filter((user) => user === undefined).length)
@@ -95,7 +95,7 @@ export function createBatchedUsers(
 
   return {
     provisionUser(seen, { alone }) {
-      if (alone) return users.provisionUser(seen)
+      if (alone || provisionMany === undefined) return users.provisionUser(seen)
       return new Promise((resolve) => {
         waiting.push({ key: JSON.stringify([seen.appid, seen.openid]), seen, resolve })
         schedule()

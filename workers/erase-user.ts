@@ -14,6 +14,7 @@ import type { Log } from '../src/log.ts'
 import type { Acknowledgement } from '../src/provisioning.ts'
 import { describeDatabaseError } from './database-errors.ts'
 import type { Erasures } from './erasures.ts'
+import { JobFailed } from './job-failure.ts'
 import type { IncomingJob } from './provision-user.ts'
 
 export interface EraseUserDeps {
@@ -40,6 +41,7 @@ export function createEraseUser(deps: EraseUserDeps): (job: IncomingJob) => Prom
     await receipts.countJobs(user.receipt, removed)
     if (running > 0) throw new EraseFailed('a job of the user is being run')
     const { identities, users, since } = await erasures.eraseIdentity(user).catch((error: unknown) => {
+      if (error instanceof JobFailed) throw new EraseFailed(error.message) // PROVISION_MODULE's
       const { reason } = describeDatabaseError(error)
       throw new EraseFailed(`database: ${reason ?? 'connection lost'}`)
     })

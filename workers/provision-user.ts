@@ -85,6 +85,8 @@ async function write(
       if (!(await told(deps.isLoggedIn(seen.sub)))) return 'erased'
       return write(deps, job, { ...seen, seenAtMs: error.erasedAtMs + 1 })
     }
+    if (error instanceof JobFailed) throw error // PROVISION_MODULE's
+    if (error instanceof GatewayError) return told(Promise.reject(error))
     const description = describeDatabaseError(error)
     const reason = `database: ${description.reason ?? 'connection lost'}`
     if (isTransient(error)) throw new JobFailed('database_away', reason)

@@ -11,7 +11,6 @@ import type { Log } from '../src/log.ts'
 import type { WorkerMetrics } from '../src/metrics.ts'
 import { DEAD_JOBS_KEPT, PROVISION_QUEUE, retryDelayMs } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
-import type { Database } from './database.ts'
 import { waitForDatabase } from './database-wait.ts'
 import { JobFailed } from './job-failure.ts'
 import type { ProvisionUser } from './provision-user.ts'
@@ -24,7 +23,8 @@ export interface ProvisionWorkerDeps {
   readonly quarantine: ProvisionUser | undefined
   /** A patient connection (redis.ts); BullMQ opens a second one like it for its blocking reads. */
   readonly redis: RedisClient
-  readonly database: Pick<Database, 'check'>
+  /** Resolves when the database takes writes. */
+  readonly checkStore: () => Promise<void>
   readonly metrics: Pick<WorkerMetrics, 'jobs' | 'stalled' | 'users' | 'lagSeconds' | 'jobSeconds'>
   readonly log: Log
   /** Jobs waiting in the queue. Must not wait for Redis. */
@@ -77,7 +77,7 @@ const RETURN_MS = 1_000
 
 /** Builds the worker; it takes no jobs before start(). */
 export function createProvisionWorker(
-  { provisionUser, quarantine, redis, database, metrics, log, countWaiting, onStuck }: ProvisionWorkerDeps,
+  { provisionUser, quarantine, redis, checkStore, metrics, log, countWaiting, onStuck }: ProvisionWorkerDeps,
   { prefix, concurrency }: ProvisionWorkerSettings,
 ): ProvisionWorker {
   const closing = new AbortController()
@@ -180,7 +180,7 @@ export function createProvisionWorker(
   }
 
   async function checkDatabase(): Promise<void> {
-    const works = await database.check().then(
+    const works = await checkStore().then(
       () => true,
       () => false, // what is wrong with it is logged by the waiting
     )
@@ -188,7 +188,7 @@ export function createProvisionWorker(
     databaseIsAway = true
     log.error('the database is away: no jobs are taken')
     await worker.pause(true) // true: without waiting for the running jobs, which wait for the database
-    await waitForDatabase(() => database.check(), { log, signal: closing.signal })
+    await waitForDatabase(checkStore, { log, signal: closing.signal })
     await worker.resume()
     log.info('the database is back: jobs are taken')
   }
@@ -249,6 +249,15 @@ export function createJobCount(redis: RedisClient, prefix: string): () => Promis
     // Before the first contact BullMQ waits for it, whatever the connection's temper.
     if (redis.status !== 'ready') throw new Error('Redis is away')
     return queue.getJobCounts('waiting', 'active', 'delayed', 'failed')
+  }
+}
+
+/** Returns a function that counts the jobs that a worker could take: none while the queue is paused. As above. */
+export function createWaitingCount(redis: RedisClient, prefix: string): () => Promise<number> {
+  const queue = openQueueView(redis, prefix)
+  return async () => {
+    if (redis.status !== 'ready') throw new Error('Redis is away')
+    return (await queue.isPaused()) ? 0 : queue.getWaitingCount()
   }
 }
 

@@ -7,15 +7,12 @@ import { createLoggedInCheck } from '../src/erasure.ts'
 import { createLog } from '../src/log.ts'
 import { createAcknowledge } from '../src/provisioning.ts'
 import { connectFailFast, createKeys, waitUntilReady } from '../src/redis.ts'
-import { describeDatabaseError } from './database-errors.ts'
-import { openDatabase } from './database.ts'
 import { JobFailed } from './job-failure.ts'
 import { createProvisionUser } from './provision-user.ts'
 import type { IncomingJob } from './provision-user.ts'
 import { ALIVE_INTERVAL_MS } from './quarantine.ts'
 import type { QuarantineMessage } from './quarantine.ts'
-import { createUsers } from './users.ts'
-import { createOutbox } from './webhooks/outbox.ts'
+import { openUserStore } from './user-store.ts'
 
 const FIRST_CONTACT_MS = 5_000
 
@@ -27,14 +24,10 @@ const config = loadWorkerConfig(readEnvironment())
 const log = createLog(config.logLevel, 'worker-quarantine')
 const redis = connectFailFast(config.redis)
 redis.on('error', () => {}) // the worker reports the same
-const database = await openDatabase({
-  url: config.databaseUrl?.reveal(),
-  dataDir: config.dataDir,
-  onConnectionError: (error) => log.warn(describeDatabaseError(error), 'idle database connection lost'),
-})
 const keys = createKeys(config.redis.keyPrefix)
+const { users } = await openUserStore(config, { redis, keys, log })
 const provisionUser = createProvisionUser({
-  users: createUsers(database.db, createOutbox(config.webhooks.endpoints)),
+  users,
   acknowledge: createAcknowledge(redis, keys),
   isLoggedIn: createLoggedInCheck(redis, keys),
   log,

@@ -1,11 +1,11 @@
-/** The provisioning queue, seen from beside it: for counting, and for its dead jobs. */
+/** A queue, seen from beside it: for counting, and for its dead jobs. */
 import { Queue } from 'bullmq'
 import { PROVISION_QUEUE } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 
-/** Opens it over a connection that it leaves open; `prefix` is keys.queue(PROVISION_QUEUE). */
-export function openQueueView(redis: RedisClient, prefix: string): Queue<unknown> {
-  const queue = new Queue<unknown>(PROVISION_QUEUE, {
+/** Opens it over a connection that it leaves open; `prefix` is keys.queue(name). */
+export function openQueueView(redis: RedisClient, prefix: string, name = PROVISION_QUEUE): Queue<unknown> {
+  const queue = new Queue<unknown>(name, {
     connection: redis,
     prefix,
     skipVersionCheck: true,

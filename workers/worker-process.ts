@@ -22,23 +22,21 @@ import { SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
 import { DataDirInUse } from './data-dir-lock.ts'
 import { describeDatabaseError, isTransient } from './database-errors.ts'
 import { waitForDatabase } from './database-wait.ts'
-import { openDatabase } from './database.ts'
-import type { Database } from './database.ts'
 import { createEraseUser } from './erase-user.ts'
 import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
 import type { EraseWorker } from './erase-worker.ts'
 import { createBatchedUsers } from './batches.ts'
-import { createErasures } from './erasures.ts'
-import { createProvisionMany } from './provision-many.ts'
+import { ProvisionModuleFault } from './provision-module.ts'
 import { createProvisionUser } from './provision-user.ts'
-import { createJobCount, createProvisionWorker } from './provision-worker.ts'
+import { createJobCount, createProvisionWorker, createWaitingCount } from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
 import { createQuarantine } from './quarantine.ts'
 import type { Quarantine } from './quarantine.ts'
 import { createSessionEventsWorker } from './session-events-worker.ts'
 import type { SessionEventsWorker } from './session-events-worker.ts'
 import { listenForStatus } from './status-listener.ts'
-import { createUsers } from './users.ts'
+import { openUserStore } from './user-store.ts'
+import type { UserStore } from './user-store.ts'
 import { createDeliveries } from './webhooks/deliveries.ts'
 import { createWebhookDelivery } from './webhooks/delivery.ts'
 import type { WebhookDelivery } from './webhooks/delivery.ts'
@@ -65,7 +63,7 @@ export async function runWorker(): Promise<void> {
   } catch (error) {
     // While stopping, what was being waited for is broken off, and closeWithGrace ends the process.
     if (stopping.signal.aborted) return
-    if (error instanceof DataDirInUse) log.fatal(error.message)
+    if (error instanceof DataDirInUse || error instanceof ProvisionModuleFault) log.fatal(error.message)
     else log.fatal({ err: error }, 'the worker cannot start')
     process.exit(1)
   }
@@ -81,8 +79,8 @@ function readConfig(): WorkerConfig {
   }
 }
 
-async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...config }: WorkerConfig) {
-  const { host, port, concurrency } = config
+async function start(config: WorkerConfig) {
+  const { redis: redisConfig, webhooks, host, port, concurrency } = config
   const metrics = createWorkerMetrics()
   const keys = createKeys(redisConfig.keyPrefix)
   const prefix = keys.queue(PROVISION_QUEUE)
@@ -92,7 +90,7 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
   let eraseWorker: EraseWorker | undefined
   let sessionEventsWorker: SessionEventsWorker | undefined
   let webhookDelivery: WebhookDelivery | undefined
-  let database: Database | undefined
+  let store: UserStore | undefined
   let quarantine: Quarantine | undefined
   let status: Awaited<ReturnType<typeof listenForStatus>> | undefined
 
@@ -103,7 +101,7 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
     const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
     await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs), webhookDelivery?.close(graceMs)])
     quarantine?.close()
-    await Promise.all([disconnect(redis, DISCONNECT_MS), database && closeInTime(database)])
+    await Promise.all([disconnect(redis, DISCONNECT_MS), store && closeInTime(store)])
     status?.close()
     log.info('the worker has stopped')
   })
@@ -113,17 +111,15 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
     { host, port },
   )
 
-  const opened = await openDatabase({
-    url: databaseUrl?.reveal(),
-    dataDir,
-    onConnectionError: (error) => log.warn(describeDatabaseError(error), 'idle database connection lost'),
-  })
-  database = opened
-  await waitForDatabase(() => opened.migrate(), {
-    log,
-    signal: stopping.signal,
-    isFatal: (error) => !isTransient(error),
-  })
+  const opened = await openUserStore(config, { redis, keys, log })
+  store = opened
+  const { database } = opened
+  if (database)
+    await waitForDatabase(() => database.migrate(), {
+      log,
+      signal: stopping.signal,
+      isFatal: (error) => !isTransient(error),
+    })
 
   // Neither a scrape nor the watch on the worker may wait for Redis.
   const failFast = connectFailFast(redisConfig) // the other connection reports what is wrong
@@ -131,9 +127,8 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
   metrics.queueJobs(countJobs)
   const acknowledge = createAcknowledge(redis, keys)
   const isLoggedIn = createLoggedInCheck(redis, keys)
-  const outbox = createOutbox(webhooks.endpoints)
   const provisionUser = createProvisionUser({
-    users: createBatchedUsers(createUsers(opened.db, outbox), createProvisionMany(opened.db, outbox), {
+    users: createBatchedUsers(opened.users, opened.provisionMany, {
       onBatch(size, left) {
         metrics.batchJobs.observe(size)
         metrics.batchLeftovers.inc({ why: 'unusual' }, left)
@@ -150,16 +145,16 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
     isLoggedIn,
     log,
   })
-  quarantine = opened.kind === 'postgres' ? createQuarantine(() => fork(QUARANTINE_PROGRAM), log) : undefined
+  quarantine = opened.kind !== 'pglite' ? createQuarantine(() => fork(QUARANTINE_PROGRAM), log) : undefined
   worker = createProvisionWorker(
     {
       provisionUser,
       quarantine: quarantine?.run,
       redis,
-      database: opened,
+      checkStore: opened.check,
       metrics,
       log,
-      countWaiting: async () => (await countJobs())['waiting'] ?? 0,
+      countWaiting: createWaitingCount(failFast, prefix),
       onStuck() {
         log.fatal('jobs wait and none is done: the worker ends itself so that a new one is started')
         process.exit(1)
@@ -167,23 +162,30 @@ async function start({ redis: redisConfig, databaseUrl, dataDir, webhooks, ...co
     },
     { prefix, concurrency },
   )
+  const removeJobs = createJobRemoval(redis, prefix)
   const eraseUser = createEraseUser({
-    erasures: createErasures(opened.db, outbox),
-    removeJobs: createJobRemoval(redis, prefix),
+    erasures: opened.erasures,
+    async removeJobs(user, states) {
+      await opened.beforeErasing(user)
+      return removeJobs(user, states)
+    },
     isLoggedIn,
     acknowledge,
     receipts: createReceiptWriter(redis, keys),
     log,
   })
   eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, keys.queue(ERASE_QUEUE))
-  webhookDelivery = createWebhookDelivery({ deliveries: createDeliveries(opened.db), metrics, log }, webhooks)
-  webhookDelivery.start()
-  sessionEventsWorker = createSessionEventsWorker(
-    { db: opened.db, outbox, redis, metrics, log },
-    keys.queue(SESSION_EVENTS_QUEUE),
-  )
-  await Promise.all([worker.start(), eraseWorker.start(), sessionEventsWorker.start()])
-  log.info({ url: `http://${host}:${status.port}`, database: opened.kind, concurrency }, 'worker ready')
+  if (database) {
+    const { db } = database
+    webhookDelivery = createWebhookDelivery({ deliveries: createDeliveries(db), metrics, log }, webhooks)
+    webhookDelivery.start()
+    sessionEventsWorker = createSessionEventsWorker(
+      { db, outbox: createOutbox(webhooks.endpoints), redis, metrics, log },
+      keys.queue(SESSION_EVENTS_QUEUE),
+    )
+  }
+  await Promise.all([worker.start(), eraseWorker.start(), sessionEventsWorker?.start()])
+  log.info({ url: `http://${host}:${status.port}`, users: opened.kind, concurrency }, 'worker ready')
 }
 
 function whyNotReady(redis: RedisClient, worker: ProvisionWorker | undefined): string | undefined {
@@ -193,10 +195,8 @@ function whyNotReady(redis: RedisClient, worker: ProvisionWorker | undefined): s
   return undefined
 }
 
-async function closeInTime(database: Database): Promise<void> {
-  const closed = database
-    .close()
-    .catch((error: unknown) => log.warn(describeDatabaseError(error), 'database'))
+async function closeInTime(store: UserStore): Promise<void> {
+  const closed = store.close().catch((error: unknown) => log.warn(describeDatabaseError(error), 'database'))
   await Promise.race([closed, delay(DISCONNECT_MS, undefined, { ref: false })])
 }
 

@@ -7,6 +7,8 @@ import type { AppRoutesDeps } from './app-routes.ts'
 import { addHealthRoutes } from './health-routes.ts'
 import { addIntrospectionRoutes } from './introspection-routes.ts'
 import type { IntrospectionRoutesDeps } from './introspection-routes.ts'
+import { addQueueRoutes, isQueueRoute } from './queue-routes.ts'
+import type { QueueRoutesDeps } from './queue-routes.ts'
 import { createServer } from './server.ts'
 import { addSessionKeyRoutes } from './session-key-routes.ts'
 import type { SessionKeyRoutesDeps } from './session-key-routes.ts'
@@ -21,7 +23,8 @@ export interface AdminDeps
     IntrospectionRoutesDeps,
     UserRoutesDeps,
     AppRoutesDeps,
-    SessionKeyRoutesDeps {
+    SessionKeyRoutesDeps,
+    QueueRoutesDeps {
   adminToken: Secret<string>
 }
 
@@ -29,10 +32,14 @@ export function createAdminApp({ adminToken, ...deps }: AdminDeps): Server {
   const app = createServer(deps)
   const expected = digest(`Bearer ${adminToken.reveal()}`)
 
-  app.addHook('onRequest', async (request) => {
-    if (OPEN_ROUTES.has(request.routeOptions.url ?? '')) return
+  app.addHook('onRequest', async (request, reply) => {
+    const route = request.routeOptions.url ?? ''
+    if (OPEN_ROUTES.has(route)) return
+    const { authorization = '' } = request.headers
+    const given = isQueueRoute(route) ? asBearer(authorization) : authorization
     // Hashes have one length, so the comparison takes one time.
-    if (!timingSafeEqual(digest(request.headers.authorization ?? ''), expected)) {
+    if (!timingSafeEqual(digest(given), expected)) {
+      if (isQueueRoute(route)) reply.header('www-authenticate', 'Basic realm="admin token as password"')
       throw new GatewayError('admin_unauthorized')
     }
     // This listener stays until the end, so that the end can be watched; what its other routes need does not.
@@ -44,11 +51,20 @@ export function createAdminApp({ adminToken, ...deps }: AdminDeps): Server {
   addUserRoutes(app, deps)
   addSessionKeyRoutes(app, deps)
   addAppRoutes(app, deps)
+  addQueueRoutes(app, deps)
   const { exposition } = deps.metrics
   app.get('/metrics', async (_request, reply) =>
     reply.type(exposition.contentType).send(await exposition.text()),
   )
   return app
+}
+
+/** The password of Basic authentication, as if it had come as a bearer token; the name does not matter. */
+function asBearer(authorization: string): string {
+  const [, encoded] = /^Basic ([A-Za-z0-9+/=]+)$/i.exec(authorization) ?? []
+  if (encoded === undefined) return authorization
+  const pair = Buffer.from(encoded, 'base64').toString()
+  return `Bearer ${pair.slice(pair.indexOf(':') + 1)}`
 }
 
 function digest(text: string): Buffer {

@@ -60,7 +60,7 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
       ),
     )
   }
-  if (shown.status === 401) reply.header('www-authenticate', 'Bearer')
+  if (shown.status === 401 && !reply.hasHeader('www-authenticate')) reply.header('www-authenticate', 'Bearer')
   const { retryAfterSeconds } = shown
   if (retryAfterSeconds !== undefined) {
     reply.header(

@@ -132,7 +132,7 @@ export async function drain(
       }),
       quarantine: undefined,
       redis,
-      database,
+      checkStore: () => database.check(),
       metrics: createWorkerMetrics(),
       log,
       countWaiting: async () => 0,

@@ -39,6 +39,11 @@ export interface DeadJobs {
   replay(id: string): Promise<ReplayOutcome>
   /** Deletes it for good; false when it is no dead job. */
   remove(id: string): Promise<boolean>
+  /** Of the whole queue: jobs by state, and whether the workers take any. */
+  queueStatus(): Promise<{ isPaused: boolean; counts: Record<string, number> }>
+  /** Has all workers take no more jobs, until resumeQueue(). */
+  pauseQueue(): Promise<void>
+  resumeQueue(): Promise<void>
   close(): Promise<void>
 }
 
@@ -88,6 +93,12 @@ export function createDeadJobs(redis: RedisClient, prefix: string): DeadJobs {
       if ((await findJob(id)) === undefined) return false
       return (await stored(queue.remove(id))) === 1
     },
+    async queueStatus() {
+      const counts = await stored(queue.getJobCounts('waiting', 'active', 'delayed', 'failed'))
+      return { isPaused: await stored(queue.isPaused()), counts }
+    },
+    pauseQueue: () => stored(queue.pause()),
+    resumeQueue: () => stored(queue.resume()),
     close: () => queue.close(),
   }
 }

@@ -1,10 +1,11 @@
 /**
- * Dead jobs, from the operator's side: `npm run jobs -- list | show | replay | remove`. Reads the environment as
- * the worker does, shows no openid unless asked to, and ends with 0 only when all that was asked for was done.
+ * The provisioning queue, from the operator's side: its dead jobs, `npm run jobs -- list | show | replay | remove`,
+ * and the whole of it, `status | pause | resume`. Reads the environment as the worker does, shows no openid unless asked to, and ends with 0 only when all that was asked for was done.
  */
 import { parseArgs } from 'node:util'
 import { ConfigError, loadRedisConfig, readEnvironment } from '../../src/config.ts'
 import { GatewayError } from '../../src/errors.ts'
+import { maskJob, maskText } from '../../src/masking.ts'
 import { PROVISION_QUEUE } from '../../src/provisioning.ts'
 import { connectFailFast, createKeys, disconnect, waitUntilReady } from '../../src/redis.ts'
 import { createDeadJobs } from './dead-jobs.ts'
@@ -16,6 +17,9 @@ const USAGE = `usage: npm run -s jobs -- COMMAND
   show   ID…            all that is known of these, as JSON
   replay ID… | --all    puts them back into the queue, with all their attempts
   remove ID… | --all    deletes them for good
+  status                how many jobs there are in which state, and whether the queue is paused
+  pause                 has all workers take no more jobs; logins go on and queue theirs
+  resume                has them go on
 
   --openid   with list and show: openid and unionid in full
 `
@@ -24,9 +28,6 @@ const COMMAND_TIMEOUT_MS = 10_000
 const FIRST_CONTACT_MS = 5_000
 const CLOSE_MS = 1_000
 const LIST_LIMIT = 50
-const SHOWN_CHARACTERS = 4
-/** Opaque, or the app's; every other text of a job, of whatever version, may name a person. */
-const HARMLESS_FIELDS = ['sub', 'appid']
 
 interface Options {
   ids: readonly string[]
@@ -35,7 +36,11 @@ interface Options {
   openid: boolean
 }
 
-const COMMANDS = { list, show, replay, remove } as const
+const NO_OPTIONS: Options = { ids: [], all: false, limit: LIST_LIMIT, openid: false }
+
+const COMMANDS = { list, show, replay, remove, status, pause, resume } as const
+/** These are about the queue, and take nothing else. */
+const OF_THE_QUEUE: ReadonlySet<string> = new Set(['status', 'pause', 'resume'])
 
 process.exitCode = await run()
 
@@ -78,6 +83,9 @@ function parse(args: string[]) {
     const { all = false, openid = false } = values
     const limit = values.limit === undefined ? LIST_LIMIT : Number(values.limit)
     const lists = name === 'list'
+    if (OF_THE_QUEUE.has(name) && args.length > 1) return undefined
+    if (OF_THE_QUEUE.has(name))
+      return { command: COMMANDS[name as keyof typeof COMMANDS], options: NO_OPTIONS }
     const changes = name === 'replay' || name === 'remove'
     if (!Number.isSafeInteger(limit) || limit < 1) return undefined
     if (lists ? ids.length > 0 : values.limit !== undefined) return undefined
@@ -109,7 +117,7 @@ async function show(jobs: DeadJobs, { ids, openid }: Options): Promise<number> {
         queued_at: new Date(queuedAtMs).toISOString(),
         died_at: new Date(diedAtMs).toISOString(),
       }
-      console.log(JSON.stringify({ ...rest, ...times, data: redact(data, openid) }, undefined, 2))
+      console.log(JSON.stringify({ ...rest, ...times, data: openid ? data : maskJob(data) }, undefined, 2))
     }
   }
   return report(missing)
@@ -142,6 +150,25 @@ async function remove(jobs: DeadJobs, { ids, all }: Options): Promise<number> {
   return report(missing)
 }
 
+async function status(jobs: DeadJobs): Promise<number> {
+  const { isPaused, counts } = await jobs.queueStatus()
+  for (const [state, count] of Object.entries(counts)) console.log(`${state}  ${count}`)
+  console.log(isPaused ? 'The queue is paused.' : 'The queue is not paused.')
+  return 0
+}
+
+async function pause(jobs: DeadJobs): Promise<number> {
+  await jobs.pauseQueue()
+  console.log('The queue is paused: workers finish what they have begun and take no more. Logins go on.')
+  return 0
+}
+
+async function resume(jobs: DeadJobs): Promise<number> {
+  await jobs.resumeQueue()
+  console.log('The queue goes on.')
+  return 0
+}
+
 function report(missing: readonly string[]): number {
   if (missing.length > 0) console.error(`There is no dead job ${missing.join(', ')}.`)
   return missing.length === 0 ? 0 : 1
@@ -149,7 +176,7 @@ function report(missing: readonly string[]): number {
 
 function userOf({ data }: DeadJob, inFull: boolean): string {
   const { appid, openid } = (data ?? {}) as Record<string, unknown>
-  const parts = [appid, shorten(openid, inFull)]
+  const parts = [appid, inFull ? openid : maskText(openid)]
   return parts.map((part) => (typeof part === 'string' ? part : '?')).join(' ')
 }
 
@@ -160,19 +187,4 @@ function tally({ attempts, takeovers }: DeadJob): string {
 
 function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 || noun === 'more' ? '' : 's'}`
-}
-
-function redact(data: unknown, inFull: boolean): unknown {
-  if (typeof data !== 'object' || data === null) return shorten(data, inFull)
-  return Object.fromEntries(
-    Object.entries(data).map(([name, value]) => [
-      name,
-      HARMLESS_FIELDS.includes(name) ? value : redact(value, inFull),
-    ]),
-  )
-}
-
-function shorten(value: unknown, inFull: boolean): unknown {
-  if (typeof value !== 'string' || inFull) return value
-  return value.length <= SHOWN_CHARACTERS ? value : `${value.slice(0, SHOWN_CHARACTERS)}…`
 }
