@@ -99,7 +99,12 @@ async function start(config: WorkerConfig) {
     else log.info({ signal }, 'the worker stops')
     stopping.abort()
     const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
-    await Promise.all([worker?.close(graceMs), eraseWorker?.close(graceMs), webhookDelivery?.close(graceMs)])
+    await Promise.all([
+      worker?.close(graceMs),
+      eraseWorker?.close(graceMs),
+      sessionEventsWorker?.close(graceMs),
+      webhookDelivery?.close(graceMs),
+    ])
     quarantine?.close()
     await Promise.all([disconnect(redis, DISCONNECT_MS), store && closeInTime(store)])
     status?.close()
