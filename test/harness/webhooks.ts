@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
+import { createServer as createHttpsServer } from 'node:https'
 import type { IncomingHttpHeaders, RequestListener, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { Webhook } from 'standardwebhooks'
@@ -20,10 +21,11 @@ export interface ReceivedWebhook {
 
 export const newWebhookSecret = () => `whsec_${randomBytes(32).toString('base64')}`
 
-/** Says 204 unless told otherwise. Closed when the test ends. */
+/** Says 204 unless told otherwise; with a certificate by https, as `localhost`. Closed when the test ends. */
 export async function startReceiver(
   answer: (response: ServerResponse, webhook: ReceivedWebhook) => void = (response) =>
     response.writeHead(204).end(),
+  certificate?: { key: string; cert: string },
 ) {
   const secret = newWebhookSecret()
   const library = new Webhook(secret)
@@ -49,7 +51,8 @@ export async function startReceiver(
       answer(response, webhook)
     })
   }
-  const server = createServer(listener).listen(0, '127.0.0.1')
+  const server = certificate ? createHttpsServer(certificate, listener) : createServer(listener)
+  server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   onTestFinished(() => {
     server.closeAllConnections()
@@ -58,7 +61,7 @@ export async function startReceiver(
   const { port } = server.address() as AddressInfo
   return {
     port,
-    url: `http://127.0.0.1:${port}/hooks`,
+    url: certificate ? `https://localhost:${port}/hooks` : `http://127.0.0.1:${port}/hooks`,
     secret,
     received: received as readonly ReceivedWebhook[],
     ofType: (type: string) => received.filter(({ event }) => event.type === type),
@@ -80,6 +83,6 @@ export function webhookEnvironment(
   return {
     WEBHOOKS_FILE: writeTemporary(JSON.stringify(entries)),
     WEBHOOK_PORTS: endpoints.map(({ receiver }) => receiver.port).join(','),
-    WEBHOOK_PRIVATE_NETWORKS: '127.0.0.0/8',
+    WEBHOOK_PRIVATE_NETWORKS: '127.0.0.0/8,::1',
   }
 }
