@@ -51,3 +51,15 @@ test('above PROVISION_BACKLOG_MAX first logins get 503 with their code unused, a
   expect(later.status).toBe(200)
   expect(await metric('provisioning_enqueued_total', { outcome: 'skipped' })).toBe(1)
 })
+
+test('a waiting job takes less than 1 KB of Redis, with all that belongs to it', async () => {
+  const { login, wechat, redis, keys } = await startHarness()
+  await login({ code: wechat.issueCode().code })
+  const prefix = `${keys.queue(PROVISION_QUEUE)}:${PROVISION_QUEUE}:`
+  const [id = ''] = await redis.lrange(`${prefix}wait`, 0, -1)
+  const own = [`${prefix}${id}`, ...(await redis.keys(`${prefix}de:*`))]
+  const bytes = await Promise.all(own.map((key) => redis.memory('USAGE', key, 'SAMPLES', 0)))
+  expect(bytes).toHaveLength(2)
+  // The prefix that tests have makes up for what Redis has for every key (npm run benchmark:provisioning-backlog).
+  expect(bytes.reduce<number>((sum, each) => sum + (each ?? 0), 0)).toBeLessThan(1_024)
+})

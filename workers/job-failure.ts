@@ -16,5 +16,6 @@ export class JobFailed extends Error {
     super(message)
     this.name = 'JobFailed'
     this.kind = kind
+    this.stack = `${this.name}: ${message}` // BullMQ keeps it for every attempt
   }
 }

@@ -93,6 +93,7 @@ export function createProvisionWorker(
     lockDuration: LOCK_MS,
     stalledInterval: STALLED_CHECK_MS,
     maxStalledCount: quarantine === undefined ? STALLED_TIMES_MAX_EMBEDDED : STALLED_TIMES_MAX,
+    removeOnComplete: { count: 0 },
     removeOnFail: DEAD_JOBS_KEPT,
     settings: { backoffStrategy: (attemptsMade) => retryDelayMs(attemptsMade) },
   })
@@ -135,7 +136,11 @@ export function createProvisionWorker(
       metrics.lagSeconds.observe(Math.max(0, Date.now() - done.seenAtMs) / 1_000)
       metrics.jobSeconds.observe((performance.now() - startedMs) / 1_000)
     } catch (error) {
-      if (!(error instanceof JobFailed)) throw error
+      if (!(error instanceof JobFailed)) {
+        // Said here, for BullMQ would keep message and stack of every attempt.
+        log.error({ job: id, err: error }, 'error of the program')
+        throw new JobFailed('fault', error instanceof Error ? error.name : 'unknown error')
+      }
       switch (error.kind) {
         case 'fault':
           throw error

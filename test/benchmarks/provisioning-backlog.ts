@@ -21,7 +21,7 @@ const ADD_P99_MS_MAX = 10
 
 const stores = await startStores('postgres')
 console.log(stores.how)
-const queue = await openQueue(stores.redisUrl, 'backlog:')
+const queue = await openQueue(stores.redisUrl, '')
 const memoryBefore = await usedMemory()
 const startedMs = performance.now()
 const took = (await queue.fill(jobs, 1_000, Number(values['at-once']))).toSorted((a, b) => a - b)

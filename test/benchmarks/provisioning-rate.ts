@@ -14,16 +14,17 @@ const { values } = parseArgs({
     jobs: { type: 'string', default: '6000' },
     rounds: { type: 'string', default: '2' },
     engine: { type: 'string', default: 'postgres' },
-    concurrency: { type: 'string', default: '64' },
+    concurrency: { type: 'string', default: '128' },
   },
 })
 const jobs = Number(values.jobs)
 const ONE_BY_ONE: WorkerSettings = { batching: false, concurrency: 16 }
-const settings = [
+const concurrencies = values.concurrency.split(',').map(Number)
+const settings: WorkerSettings[] = [
   ONE_BY_ONE,
-  ...values.concurrency
-    .split(',')
-    .map((concurrency) => ({ batching: true, concurrency: Number(concurrency) })),
+  // Whether it is the batches or the concurrency that makes the difference.
+  { batching: false, concurrency: Math.max(...concurrencies) },
+  ...concurrencies.map((concurrency) => ({ batching: true, concurrency })),
 ]
 
 const stores = await startStores(values.engine === 'pglite' ? 'pglite' : 'postgres')

@@ -21,7 +21,8 @@ import { createUsers } from '../../workers/users.ts'
 import { startPostgres } from '../harness/postgres-server.ts'
 import { createPostgresDatabase } from '../postgres-database.ts'
 
-const APPID = 'wx-benchmark'
+/** As long as WeChat's. */
+const APPID = 'wx0123456789abcdef'
 const ADDED_AT_ONCE = 200
 const POLL_MS = 100
 const PROGRESS_MS = 2_000
@@ -83,7 +84,6 @@ export async function openQueue(redisUrl: string, keyPrefix: string) {
       let next = 0
       const lane = async () => {
         while (next < users) {
-          // As long as WeChat's.
           const openid = `o6_bm${String(next++).padStart(23, '0')}`
           const startedMs = performance.now()
           await provisioning.enqueue({ sub: subjectOf(APPID, openid), appid: APPID, openid, seenAtMs })

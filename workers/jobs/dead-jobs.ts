@@ -2,9 +2,8 @@
  * Dead jobs of the provisioning queue: jobs that will not be run again unless a person says so. BullMQ keeps
  * them as its failed jobs, bounded by DEAD_JOBS_KEPT (provisioning.ts).
  */
-import { randomUUID } from 'node:crypto'
 import type { Job } from 'bullmq'
-import { DEAD_JOBS_KEPT, JOB_OPTIONS, PROVISION_JOB } from '../../src/provisioning.ts'
+import { DEAD_JOBS_KEPT, JOB_OPTIONS, newJobId, PROVISION_JOB } from '../../src/provisioning.ts'
 import { stored } from '../../src/redis.ts'
 import type { RedisClient } from '../../src/redis.ts'
 import { openQueueView } from '../queue-view.ts'
@@ -77,7 +76,7 @@ export function createDeadJobs(redis: RedisClient, prefix: string): DeadJobs {
     async replay(id) {
       const dead = await findJob(id)
       if (dead === undefined) return 'not_dead'
-      const jobId = randomUUID()
+      const jobId = newJobId()
       const { deduplication } = dead.opts
       const added = await stored(
         queue.add(PROVISION_JOB, dead.data, {
