@@ -32,6 +32,7 @@ export interface GatewayConfig {
   readonly adminToken: Secret<string>
   readonly trustProxy: readonly string[]
   readonly apps: readonly App[]
+  readonly push: { readonly revokeErases: boolean }
   readonly wechatApiUrls: readonly string[]
   readonly componentTokensFile: string | undefined
   readonly wecomApiUrls: readonly string[]
@@ -160,6 +161,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
     adminToken: new Secret(values.ADMIN_TOKEN ?? ''),
     trustProxy: values.TRUST_PROXY,
     apps,
+    push: { revokeErases: values.WECHAT_PUSH_REVOKE_ERASES },
     wechatApiUrls: values.WECHAT_API_URLS,
     componentTokensFile: values.WECHAT_COMPONENT_TOKENS_FILE,
     wecomApiUrls: values.WECOM_API_URLS,

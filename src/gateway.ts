@@ -227,13 +227,17 @@ export function createGateway(
     },
   })
 
-  const pushes = createPushes({
-    redis,
-    keys,
-    clock,
-    erasure,
-    onPush: (type, outcome) => metrics.pushes.inc({ type, outcome }),
-  })
+  const pushes = createPushes(
+    {
+      redis,
+      keys,
+      clock,
+      erasure,
+      sessions,
+      onPush: (type, outcome) => metrics.pushes.inc({ type, outcome }),
+    },
+    config.push,
+  )
 
   const startClock = () => startDeadline(config.loginDeadlineMs)
   const accessTokens = createAccessTokens({

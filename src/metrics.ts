@@ -156,7 +156,7 @@ export function createGatewayMetrics() {
     pushes: counter(
       registry,
       'push_messages_total',
-      'Messages that WeChat pushed, by type (unread: refused before). outcome: erased, repeated, no_user, ignored, or the code of the error.',
+      'Messages that WeChat pushed, by type (unread: refused before). outcome: erased, logged_out, repeated, no_user, ignored, or the code of the error.',
       ['type', 'outcome'],
     ),
     usersBlocked: counter(registry, 'users_blocked_total', 'Users blocked by an administrator.'),

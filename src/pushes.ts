@@ -11,7 +11,7 @@
  *                       acknowledged leads to nothing the second time; one that was not goes on with the same receipt,
  *                       and so with the same job
  *
- * What becomes of each message, the table in eventOf() says. An event is acknowledged when its erasure is queued in
+ * What becomes of each message, act() says. An event is acknowledged when its erasure is queued in
  * Redis, not before.
  */
 import { createHash, randomUUID } from 'node:crypto'
@@ -20,6 +20,8 @@ import type { Erasure } from './erasure.ts'
 import { GatewayError } from './errors.ts'
 import { stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import type { Sessions } from './sessions.ts'
+import { subjectOf } from './subject.ts'
 import { isSigned, openEncrypted } from './wechat/push-envelope.ts'
 import { parsePush, pushTypeOf } from './wechat/push-message.ts'
 import type { PushFields, PushType } from './wechat/push-message.ts'
@@ -28,6 +30,8 @@ import type { PushFields, PushType } from './wechat/push-message.ts'
 const WINDOW_SECONDS = 300
 /** Above twice the window, in which a push could be sent again, and above WeChat's last retry. */
 const REMEMBER_SECONDS = 3_600
+/** Of RevokeInfo: everything is withdrawn. */
+const REVOKED_ALL = '301'
 const ACKNOWLEDGED = 'acknowledged'
 /** As the administrator's routes take it. */
 const OPENID = /^[\x21-\x7e]{1,128}$/
@@ -47,18 +51,26 @@ export interface PushedApp extends App {
 }
 
 /** ignored: nothing is to be done. repeated: it had been done. no_user: WeChat does not say whom it is about. */
-type PushOutcome = 'erased' | 'repeated' | 'no_user' | 'ignored'
+type PushOutcome = 'erased' | 'logged_out' | 'repeated' | 'no_user' | 'ignored'
 
 export interface PushesDeps {
   redis: RedisClient
   keys: Keys
   clock: StoreClock
   erasure: Pick<Erasure, 'erase'>
+  sessions: Pick<Sessions, 'revokeAllOf'>
   /** `unread`: it was refused before it was known what it is. outcome: PushOutcome, or the code of the error. */
   onPush(type: PushType | 'unread', outcome: string): void
 }
 
-export function createPushes({ redis, keys, clock, erasure, onPush }: PushesDeps) {
+/**
+ * @param revokeErases whether a user who withdraws their consent to single items is erased, as WeChat asks; false: they
+ * are logged out everywhere
+ */
+export function createPushes(
+  { redis, keys, clock, erasure, sessions, onPush }: PushesDeps,
+  { revokeErases }: { revokeErases: boolean },
+) {
   return {
     /**
      * Whether WeChat's administrator page is asking if this address is theirs.
@@ -118,8 +130,12 @@ export function createPushes({ redis, keys, clock, erasure, onPush }: PushesDeps
         // WeChat has been seen to leave it out. Nothing can be done, and nothing would change by sending it again.
         if (!OPENID.test(openid)) return 'no_user'
         const time = fields.CreateTime ?? query.timestamp
+        const user = { appid: app.appid, openid }
         const event = hashOf('event', app.appid, type, openid, time, fields.RevokeInfo ?? '')
-        return eraseOnce({ appid: app.appid, openid }, keys.push(event))
+        const logOutOnly = type === 'user_authorization_revoke' && !revokeErases && namesItems(fields)
+        return logOutOnly
+          ? once(event, 'logged_out', () => sessions.revokeAllOf(subjectOf(app.appid, openid)))
+          : once(event, 'erased', (receipt) => erasure.erase(user, receipt))
       }
       // It asks to drop name and picture of the user, of which the gateway keeps neither.
       case 'user_info_modified':
@@ -128,14 +144,20 @@ export function createPushes({ redis, keys, clock, erasure, onPush }: PushesDeps
     }
   }
 
-  async function eraseOnce(user: { appid: string; openid: string }, key: string): Promise<PushOutcome> {
+  /** Does it unless it has been done. @param work told of the same receipt until it has succeeded */
+  async function once(
+    event: string,
+    outcome: PushOutcome,
+    work: (receipt: string) => Promise<unknown>,
+  ): Promise<PushOutcome> {
+    const key = keys.push(event)
     const own = randomUUID()
     const isNew = await stored(redis.set(key, own, 'EX', REMEMBER_SECONDS, 'NX'))
     const receipt = isNew === 'OK' ? own : ((await stored(redis.get(key))) ?? own)
     if (receipt === ACKNOWLEDGED) return 'repeated'
-    await erasure.erase(user, receipt)
+    await work(receipt)
     await stored(redis.set(key, ACKNOWLEDGED, 'EX', REMEMBER_SECONDS))
-    return 'erased'
+    return outcome
   }
 
   /** @throws {GatewayError} push_unsigned, when the signature has come with another body before */
@@ -162,6 +184,11 @@ export function createPushes({ redis, keys, clock, erasure, onPush }: PushesDeps
 }
 
 export type Pushes = ReturnType<typeof createPushes>
+
+/** Whether it is about single items, such as the camera; in Mini Programs it always is, as far as WeChat tells. */
+function namesItems({ RevokeInfo: items = '' }: PushFields): boolean {
+  return items !== '' && items !== REVOKED_ALL
+}
 
 /** @throws {GatewayError} push_unsigned */
 function refuseUnsigned({ tokens }: AppPush, { timestamp, nonce, signature }: PushQuery): void {

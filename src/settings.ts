@@ -76,6 +76,10 @@ export const SETTINGS = {
     demand: 'must be 43 letters and digits, or two of that with a comma between them',
     doc: 'EncodingAESKey of its message push. With it only encrypted messages are taken. While it is being changed: "new,old".',
   }),
+  WECHAT_PUSH_REVOKE_ERASES: flag({
+    default: true,
+    doc: 'Whether a user who withdraws their consent to single items (RevokeInfo of user_authorization_revoke) is erased, as WeChat asks. false: they are only logged out everywhere.',
+  }),
   WECHAT_APPS_FILE: optionalText({
     doc: 'JSON file for several Mini Programs: [{"appid": "…", "secret": "…"}, …].',
   }),

@@ -165,14 +165,18 @@ describe('reseal', () => {
     const [s1, s2] = [newKey('s1'), newKey('s2')]
     const harness = await startHarness({ env: { SEAL_KEYS: s1 } })
     const app = newWechatApp(harness.wechat)
-    await createAppsAdmin(harness).add({ appid: app.appid, secrets: [app.secret, `${app.secret}0`] })
+    await createAppsAdmin(harness).add({
+      appid: app.appid,
+      secrets: [app.secret, `${app.secret}0`],
+      push: { token: 'AAAAA' },
+    })
     const users = await plantUsers(harness, harness.env, 1_500)
 
     const env = { ...harness.env, SEAL_KEYS: `${s2},${s1}` }
     const run = await runKeys(['reseal'], env)
     expect(run).toMatchObject({
       code: 0,
-      stdout: '1501 users and apps read, 3002 values sealed anew under s2.\n',
+      stdout: '1501 users and apps read, 3003 values sealed anew under s2.\n',
     })
     expect((await runKeys(['reseal'], env)).stdout).toContain(' 0 values sealed anew')
 

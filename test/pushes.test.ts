@@ -183,6 +183,24 @@ describe('an event that comes again', () => {
   })
 })
 
+test('where single items shall not erase anybody they log the user out, once; all of them, and a closed account, erase', async () => {
+  const harness = await startPushHarness({}, { env: { WECHAT_PUSH_REVOKE_ERASES: 'false' } })
+  const item = { openid: OPENID, revokeInfo: '7', createTime: nowSeconds() }
+  const { token } = await logIn(harness, { openid: OPENID })
+  expect(await harness.wechat.push(item)).toEqual(DELIVERED)
+  expect(await validates(harness, token)).toBe(false)
+  const back = await logIn(harness, { openid: OPENID })
+  expect(await harness.wechat.push(item)).toEqual(DELIVERED)
+  expect(await validates(harness, back.token)).toBe(true)
+  expect(await queuedErasures(harness)).toEqual([])
+  expect(await outcomes(harness, 'user_authorization_revoke', 'logged_out')).toBe(1)
+
+  const event = 'user_authorization_cancellation'
+  for (const own of [{ revokeInfo: '301' }, {}, { event }, { event, revokeInfo: '7' }])
+    expect(await harness.wechat.push({ openid: OPENID, ...own })).toEqual(DELIVERED)
+  expect(await queuedErasures(harness)).toHaveLength(4)
+})
+
 test('what asks for nothing is acknowledged, counted by kind, and nobody is logged out', async () => {
   const harness = await startPushHarness({ format: 'json' })
   const { token } = await logIn(harness, { openid: OPENID })
