@@ -113,8 +113,9 @@ test('a returning login: 5 commands in at most 4 round trips', async () => {
   expect(trips).toBeLessThanOrEqual(4)
 
   const { sent, inScripts } = await commandsDuring(harness, () => harness.login({ code: user.newCode() }))
-  // limit(address), claim, limit(app), open session, settle
-  expect(sent).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha', 'evalsha'])
+  // limit(address), claim, limit(app), open session, settle; once a second the queue is counted beside them.
+  expect(sent.slice(0, 5)).toEqual(['evalsha', 'evalsha', 'evalsha', 'evalsha', 'evalsha'])
+  expect(sent.length).toBeLessThanOrEqual(6)
   // One of them asks whether the user is blocked: 0.5 µs, in exchange for no command in a validation.
   expect(inScripts.length).toBeLessThanOrEqual(17)
 })
@@ -202,7 +203,7 @@ test('a job takes at most 1,000 bytes of Redis, and every key of a login has an 
   for (const key of names.filter((name) => !queues.some((queue) => name.startsWith(queue)))) {
     expect(await redis.pttl(key), key).toBeGreaterThan(0)
   }
-  const jobs = names.filter((name) => /:[0-9a-f]{8}-[0-9a-f-]{27}$/.test(name))
+  const jobs = names.filter((name) => /:j[\w-]{12}$/.test(name))
   expect(jobs).toHaveLength(1)
   const bytes = await redis.memory('USAGE', jobs[0] ?? '', 'SAMPLES', 0)
   console.log(`MEMORY USAGE of a waiting job: ${bytes} bytes`)
