@@ -337,50 +337,22 @@ describe('npm start refuses with one clear line', () => {
   })
 })
 
-describe('a Redis for development', () => {
-  const kept = join(scratch, 'kept')
-  const persistent = { persistent: true, dataDir: kept, allowDocker: false } as const
+test('the Redis comes from Debian packages when none is installed', { timeout: 180_000 }, async (context) => {
+  if (findOnPath('apt-get') === undefined) context.skip('this is no Debian')
+  const dataDir = join(scratch, 'debian')
+  const env = { ...(await settings(dataDir)), PATH: pathWithout(/^(redis|valkey|docker)/) }
+  const run = start(env)
+  await run.until(/Ready in|No Redis could be started/)
+  if (/apt-get (update|download)/.test(run.output())) context.skip(`no packages to be had: ${run.output()}`)
+  expect(run.output()).toContain('redis-server from unpacked Debian packages')
+  expect(await pasteLogin(run)).toMatch(/^wxs_/)
+  process.kill(run.pid, 'SIGINT')
+  expect(await run.exitCode).toBe(0)
 
-  test('is the same after a restart when persistent, and empty when not', async () => {
-    const first = await startRedis(persistent)
-    await askRedis(first.url, [['SET', 'key', 'kept']], 1_000)
-    await first.stop()
-    const second = await startRedis(persistent)
-    expect(await askRedis(second.url, [['GET', 'key']], 1_000)).toEqual(['kept'])
-    await second.stop()
-    expect(isAlive(identify(second.pid ?? 0))).toBe(false)
-  })
-
-  // Two servers on one folder would spoil it.
-  test('ends a server that was left behind with its data, and no other', async () => {
-    const left = await startRedis(persistent)
-    await askRedis(left.url, [['SET', 'key', 'left']], 1_000)
-    await using stranger = await ownRedis()
-
-    const next = await startRedis(persistent)
-    expect(await left.exited).toBe('exit code 0')
-    expect(await askRedis(next.url, [['GET', 'key']], 1_000)).toEqual(['left'])
-    expect(await askRedis(stranger.url, [['PING']], 1_000)).toEqual(['PONG'])
-    await next.stop()
-  })
-
-  test('comes from Debian packages when none is installed', { timeout: 180_000 }, async (context) => {
-    if (findOnPath('apt-get') === undefined) context.skip('this is no Debian')
-    const dataDir = join(scratch, 'debian')
-    const env = { ...(await settings(dataDir)), PATH: pathWithout(/^(redis|valkey|docker)/) }
-    const run = start(env)
-    await run.until(/Ready in|No Redis could be started/)
-    if (/apt-get (update|download)/.test(run.output())) context.skip(`no packages to be had: ${run.output()}`)
-    expect(run.output()).toContain('redis-server from unpacked Debian packages')
-    expect(await pasteLogin(run)).toMatch(/^wxs_/)
-    process.kill(run.pid, 'SIGINT')
-    expect(await run.exitCode).toBe(0)
-
-    // The second time it is there already.
-    const again = await startRedis({ persistent: false, cacheDir: dataDir, ways: ['debian'] })
-    expect(again.how).toContain('redis-server from unpacked Debian packages')
-    await again.stop()
-  })
+  // The second time it is there already.
+  const again = await startRedis({ persistent: false, cacheDir: dataDir, ways: ['debian'] })
+  expect(again.how).toContain('redis-server from unpacked Debian packages')
+  await again.stop()
 })
 
 async function ownRedis() {

@@ -10,15 +10,13 @@ import type { ServerResponse } from 'node:http'
 import { Webhook } from 'standardwebhooks'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createAddressGuard } from '../src/address-guard.ts'
-import { loadWorkerConfig } from '../src/config.ts'
 import { Secret } from '../src/secret.ts'
 import { createPoster, sign } from '../workers/webhooks/post.ts'
 import type { PosterDeps } from '../workers/webhooks/post.ts'
 import { ATTEMPTS_MAX, judge } from '../workers/webhooks/schedule.ts'
-import { faultsOf, writeTemporary } from './harness/configuration.ts'
 import { startTcpServer } from './harness/tcp-server.ts'
 import { until } from './harness/until.ts'
-import { newWebhookSecret, startReceiver } from './harness/webhooks.ts'
+import { INSIDE_HOSTS, newWebhookSecret, startReceiver } from './harness/webhooks.ts'
 
 const ID = '019ab4c2-0000-7000-8000-000000000000'
 const PAYLOAD =
@@ -69,15 +67,6 @@ const answerOf = async (respond: (response: ServerResponse) => void, deps: Parti
   const receiver = await startReceiver(respond)
   return { answered: await post(receiver.url, deps), receiver }
 }
-
-const entry = (own: Record<string, unknown> = {}) => ({
-  name: 'orders',
-  url: 'https://receiver.example/hooks',
-  secrets: [newWebhookSecret()],
-  ...own,
-})
-const faults = (entries: unknown, own: Record<string, string> = {}) =>
-  faultsOf({ WEBHOOKS_FILE: writeTemporary(JSON.stringify(entries)), ...own }, loadWorkerConfig)
 
 const heard = (status: number, retryAfterSeconds?: number) =>
   ({ kind: 'answered', status, retryAfterSeconds }) as const
@@ -174,43 +163,6 @@ describe('an answer', () => {
   })
 })
 
-/** Ways to write an address inside, as the URL's host. */
-const INSIDE_HOSTS = [
-  '127.0.0.1',
-  '127.1',
-  '2130706433',
-  '0x7f000001',
-  '0x7f.1',
-  '0177.0.0.1',
-  '017700000001',
-  '127.0.0.1.',
-  '①②⑦.⓪.⓪.①',
-  '0',
-  '0.0.0.0',
-  '10.0.0.1',
-  '172.16.0.1',
-  '172.31.255.255',
-  '192.168.1.1',
-  '100.64.0.1',
-  '100.100.100.200',
-  '169.254.169.254',
-  '168.63.129.16',
-  '224.0.0.1',
-  '255.255.255.255',
-  '[::1]',
-  '[::]',
-  '[::ffff:127.0.0.1]',
-  '[::ffff:7f00:1]',
-  '[::ffff:8.8.8.8]',
-  '[::127.0.0.1]',
-  '[64:ff9b::7f00:1]',
-  '[2002:7f00:1::]',
-  '[2001:0:7f00:1::]',
-  '[fc00::1]',
-  '[fd00:ec2::254]',
-  '[fe80::1]',
-  '[ff02::1]',
-]
 const INSIDE_ADDRESSES = [
   '127.0.0.1',
   '0.0.0.0',
@@ -298,66 +250,6 @@ describe('never inside (S-14)', () => {
     const guard = createAddressGuard(['169.254.0.0/16', '100.64.0.0/10', '10.0.0.0/8', 'fd00::/8'])
     expect(['169.254.169.254', '100.100.100.200', 'fd00:ec2::254'].map(guard)).toEqual([true, true, true])
     expect(['100.64.0.1', '10.1.2.3', 'fd00::1'].map(guard)).toEqual([false, false, false])
-  })
-})
-
-describe('the configuration', () => {
-  test('takes what is sound', () => {
-    expect(faults([])).toEqual([])
-    expect(faults([entry(), entry({ name: 'crm', events: ['user.login'], include_openid: true })])).toEqual(
-      [],
-    )
-    expect(faults([entry({ url: 'https://receiver.example:8443/' })])).toEqual([])
-    const local = { WEBHOOK_PRIVATE_NETWORKS: '127.0.0.0/8', WEBHOOK_PORTS: '3999' }
-    expect(faults([entry({ url: 'http://localhost:3999/' })], local)).toEqual([])
-    expect(faults([entry({ url: 'http://127.0.0.1:3999/' })], local)).toEqual([])
-  })
-
-  test.each([
-    ['http://receiver.example/', 'https://'],
-    ['http://127.0.0.1:443/', 'https://'],
-    ['ftp://receiver.example/', 'https://'],
-    ['unix:/var/run/docker.sock', 'https://'],
-    ['https://user:pw@receiver.example/', 'neither user nor password'],
-    ['https://user@receiver.example/', 'neither user nor password'],
-    ['https://receiver.example:22/', 'WEBHOOK_PORTS'],
-    ['https://receiver.example:6379/', 'WEBHOOK_PORTS'],
-    ['receiver.example', 'https://'],
-    ...INSIDE_HOSTS.map((host) => [`https://${host}/`, 'not public'] as const),
-  ] as const)('refuses the address %s', (url, why) => {
-    const found = faults([entry({ url })])
-    expect(found).toHaveLength(1)
-    expect(found[0]).toMatch(/^WEBHOOKS_FILE entry 1: url /)
-    expect(found[0]).toContain(why)
-    expect(found[0]).not.toContain('pw')
-  })
-
-  test.each([
-    [{ name: 'No Name' }, 'name'],
-    [{ secrets: [] }, 'secrets'],
-    [{ secrets: ['secret'] }, 'secrets'],
-    [{ secrets: [`whsec_${Buffer.alloc(16, 'abcdefgh').toString('base64')}`] }, 'secrets'],
-    [{ secrets: [`whsec_${Buffer.alloc(32).toString('base64')}`] }, 'secrets'],
-    [{ events: ['user.deleted'] }, 'events'],
-    [{ events: [] }, 'events'],
-    [{ include_openid: 'yes' }, 'include_openid'],
-    [{ concurrency: 0 }, 'concurrency'],
-    [{ includeOpenid: true }, 'field'],
-  ])('refuses %j, and quotes nothing', (own, field) => {
-    const found = faults([entry(own)])
-    expect(found).toHaveLength(1)
-    expect(found[0]).toContain(field)
-  })
-
-  test('refuses what is no list, what is no JSON, a name given twice, and loopback in production', () => {
-    expect(faults({})[0]).toContain('JSON list')
-    expect(faultsOf({ WEBHOOKS_FILE: writeTemporary('whsec_') }, loadWorkerConfig)).toEqual([
-      'WEBHOOKS_FILE cannot be used (not JSON)',
-    ])
-    expect(faults([entry(), entry()])[0]).toContain('repeats the name')
-    const production = { NODE_ENV: 'production', DATABASE_URL: 'postgres://db/' }
-    expect(faults([], { ...production, WEBHOOK_PRIVATE_NETWORKS: '127.0.0.0/8' })[0]).toContain('loopback')
-    expect(faults([], { ...production, WEBHOOK_PRIVATE_NETWORKS: '10.0.0.0/8' })).toEqual([])
   })
 })
 

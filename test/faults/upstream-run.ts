@@ -16,6 +16,10 @@ export const BREAKER = { closed: 0, halfOpen: 1, open: 2 }
 /** Of failures in a row, after which a circuit opens. */
 export const VOLUME = 20
 
+/** The catalogue has a minute; nothing that a row waits for takes longer than ten seconds. */
+export const FAULT_MS = 15_000
+/** A code may be seen twice where an attempt that broke before any answer is made once more (failures.md D4). */
+export const ASKED_AGAIN = { exchangesPerCode: 2 }
 /** As the catalogue has it. */
 export const LOGINS_PER_SECOND = 100
 export const VALIDATIONS_PER_SECOND = 100

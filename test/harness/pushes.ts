@@ -35,6 +35,10 @@ export async function startPushHarness(
 
 export type PushHarness = Awaited<ReturnType<typeof startPushHarness>>
 
+/** How many pushes of a type have ended so. */
+export const outcomes = ({ metric }: PushHarness, type: string, outcome: string) =>
+  metric('push_messages_total', { type, outcome })
+
 /** The erasures that are queued; no worker takes them. */
 export async function queuedErasures({ redis, keys }: Pick<Harness, 'redis' | 'keys'>) {
   const queue = eraseQueue({ redis, keys })

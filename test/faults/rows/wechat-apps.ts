@@ -10,6 +10,7 @@ import {
   checkAnswers,
   checkClosed,
   checkValidations,
+  FAULT_MS,
   LOGINS_PER_SECOND,
   recover,
   SLOTS,
@@ -19,7 +20,6 @@ import {
 } from '../upstream-run.ts'
 import { newWechatApp } from '../wechat.ts'
 
-const FAULT_MS = 15_000
 const WARM_MS = 5_000
 /** A user, or a flood, that sends so much beside the load. */
 const ABUSE_PER_SECOND = 10
