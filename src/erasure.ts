@@ -12,8 +12,8 @@
  * Everything may be repeated. The receipt says what was erased and when, and of whom it says nothing.
  */
 import { randomUUID } from 'node:crypto'
-import { Queue } from 'bullmq'
-import type { JobsOptions } from 'bullmq'
+import { openJobQueue } from './job-queue.ts'
+import type { JobsOptions } from './job-queue.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient } from './redis.ts'
 import { subjectOf } from './subject.ts'
@@ -35,9 +35,8 @@ export interface EraseJob {
   erasedAtMs: number
 }
 
-/** The pauses of eraseRetryDelayMs() add up to a lifetime: a promise to forget is not given up. */
+/** The pauses between (job-queue.ts) add up to a lifetime: a promise to forget is not given up. */
 const ATTEMPTS_MAX = 1_000_000
-const RETRY_MS_MAX = 60_000
 
 const JOB_OPTIONS: JobsOptions = {
   attempts: ATTEMPTS_MAX,
@@ -45,11 +44,6 @@ const JOB_OPTIONS: JobsOptions = {
   removeOnComplete: true,
   // A job that cannot succeed is for a person to look at, however long that takes.
   removeOnFail: false,
-}
-
-/** Pause before attempt `attemptsMade + 1`: doubling from 1 s up to a minute. */
-export function eraseRetryDelayMs(attemptsMade: number): number {
-  return Math.min(1_000 * 2 ** Math.min(attemptsMade - 1, 10), RETRY_MS_MAX)
 }
 
 /** For how long a receipt can be read: the caller keeps a copy if it wants one for longer. */
@@ -82,14 +76,7 @@ export interface ErasureDeps {
 
 /** The gateway's end. It uses the connection it is given and leaves it open. */
 export function createErasure({ redis, keys, onErase }: ErasureDeps) {
-  const queue = new Queue<EraseJob>(ERASE_QUEUE, {
-    connection: redis,
-    prefix: keys.queue(ERASE_QUEUE),
-    defaultJobOptions: JOB_OPTIONS,
-    streams: { events: { maxLen: 100 } },
-    skipVersionCheck: true, // it asks INFO over a connection that may not be up yet
-  })
-  queue.on('error', () => {}) // the connection's owner reports them
+  const queue = openJobQueue<EraseJob>({ redis, keys }, { name: ERASE_QUEUE, jobOptions: JOB_OPTIONS })
 
   return {
     /**

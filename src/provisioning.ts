@@ -5,9 +5,9 @@
  * there is never a session_key, code or token in one.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { Queue } from 'bullmq'
-import type { JobsOptions } from 'bullmq'
 import { GatewayError } from './errors.ts'
+import { openJobQueue } from './job-queue.ts'
+import type { JobsOptions, Queue } from './job-queue.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
 import { packUserId } from './user-marks.ts'
@@ -82,15 +82,10 @@ export function createProvisioning(
   keys: Keys,
   onEnqueue: (outcome: 'added' | 'waiting_already') => void,
 ): Provisioning & { /** For looking at it (queue-board.ts). */ readonly queue: Queue } {
-  const queue = new Queue<ProvisionJob>(PROVISION_QUEUE, {
-    connection: redis,
-    prefix: keys.queue(PROVISION_QUEUE),
-    defaultJobOptions: JOB_OPTIONS,
-    streams: { events: { maxLen: 1_000 } },
-    skipVersionCheck: true, // it asks INFO over a connection that may not be up yet
-  })
-  // The connection is shared; its owner reports its errors. Without a listener they would end the process.
-  queue.on('error', () => {})
+  const queue = openJobQueue<ProvisionJob>(
+    { redis, keys },
+    { name: PROVISION_QUEUE, jobOptions: JOB_OPTIONS, eventsMax: 1_000 },
+  )
 
   return {
     async enqueue(job) {

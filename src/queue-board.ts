@@ -15,7 +15,7 @@ import type {
   IServerAdapter,
   UIConfig,
 } from '@bull-board/api/typings/app'
-import type { Queue } from 'bullmq'
+import type { Queue } from './job-queue.ts'
 import { GatewayError } from './errors.ts'
 import { maskJob } from './masking.ts'
 import { stored } from './redis.ts'

@@ -6,8 +6,8 @@
  * fails with it: what Redis does not take is counted and lost.
  */
 import { randomUUIDv7 } from 'node:crypto'
-import { Queue } from 'bullmq'
-import type { JobsOptions } from 'bullmq'
+import { openJobQueue } from './job-queue.ts'
+import type { JobsOptions } from './job-queue.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
 import { readMarks } from './user-marks.ts'
 
@@ -34,7 +34,6 @@ export interface SessionEventJob {
 
 /** About four hours of a database that is away; a log-out that is told of later helps nobody. */
 const ATTEMPTS_MAX = 250
-const RETRY_MS_MAX = 60_000
 /** Without a worker that takes them they would fill Redis: some 40 MB. */
 const WAITING_MAX = 100_000
 const COUNT_INTERVAL_MS = 10_000
@@ -44,11 +43,6 @@ const JOB_OPTIONS: JobsOptions = {
   backoff: { type: 'capped' },
   removeOnComplete: true,
   removeOnFail: { age: 24 * 3600, count: 1_000 },
-}
-
-/** Pause before attempt `attemptsMade + 1`: doubling from 1 s up to a minute. */
-export function sessionEventRetryDelayMs(attemptsMade: number): number {
-  return Math.min(1_000 * 2 ** Math.min(attemptsMade - 1, 10), RETRY_MS_MAX)
 }
 
 export interface SessionEvents {
@@ -66,14 +60,10 @@ export function createSessionEvents(
   { redis, keys, clock }: { redis: RedisClient; keys: Keys; clock: StoreClock },
   onEvent: (outcome: 'queued' | 'lost' | 'dropped') => void,
 ): SessionEvents {
-  const queue = new Queue<SessionEventJob>(SESSION_EVENTS_QUEUE, {
-    connection: redis,
-    prefix: keys.queue(SESSION_EVENTS_QUEUE),
-    defaultJobOptions: JOB_OPTIONS,
-    streams: { events: { maxLen: 100 } },
-    skipVersionCheck: true, // it asks INFO over a connection that may not be up yet
-  })
-  queue.on('error', () => {}) // the connection's owner reports them
+  const queue = openJobQueue<SessionEventJob>(
+    { redis, keys },
+    { name: SESSION_EVENTS_QUEUE, jobOptions: JOB_OPTIONS },
+  )
   const underway = new Set<Promise<void>>()
   let isFull = false
   let countAtMs = 0

@@ -28,7 +28,7 @@ const HOMES: Record<string, RegExp> = {
   '@bull-board/api': /^src\/queue-board\.ts$/,
   '@electric-sql/pglite': /^workers\//,
   '@fastify/type-provider-typebox': /^src\/http\//,
-  bullmq: /^(src\/(provisioning|erasure|session-events|queue-board)\.ts$|workers\/)/,
+  bullmq: /^(src\/job-queue\.ts$|workers\/)/,
   'close-with-grace': /^(src\/gateway|workers\/worker)-process\.ts$/,
   fastify: /^src\/http\//,
   ioredis: /^src\/redis(-watch)?\.ts$/,

@@ -1,34 +1,21 @@
 /**
  * The BullMQ worker of the erase queue. It runs one job at a time: there are few, and each looks through the
- * provisioning queue. While the database is away its jobs fail and are run again, for as long as it takes.
+ * provisioning queue.
  */
-import { Worker } from 'bullmq'
 import type { Job } from 'bullmq'
-import { ERASE_QUEUE, eraseRetryDelayMs } from '../src/erasure.ts'
+import { ERASE_QUEUE } from '../src/erasure.ts'
 import type { EraseJob } from '../src/erasure.ts'
-import type { Log } from '../src/log.ts'
 import type { WorkerMetrics } from '../src/metrics.ts'
 import type { RedisClient } from '../src/redis.ts'
+import { createPatientWorker } from './patient-worker.ts'
+import type { PatientWorker, PatientWorkerDeps } from './patient-worker.ts'
 import type { IncomingJob } from './provision-user.ts'
 import { openQueueView } from './queue-view.ts'
 
-/** As in provision-worker.ts. */
-const LOCK_MS = 10_000
-const STALLED_CHECK_MS = 5_000
 const STALLED_TIMES_MAX = 1_000
 
-export interface EraseWorkerDeps {
-  /** A patient connection (redis.ts). */
-  readonly redis: RedisClient
+export interface EraseWorkerDeps extends Pick<PatientWorkerDeps, 'redis' | 'log'> {
   readonly metrics: Pick<WorkerMetrics, 'erasures'>
-  readonly log: Log
-}
-
-export interface EraseWorker {
-  /** Begins to take jobs. Resolves when both connections to Redis are up. */
-  start(): Promise<void>
-  /** Takes no further job, lets the running one finish for at most `graceMs`, resolves. */
-  close(graceMs: number): Promise<void>
 }
 
 /** Builds the worker; it takes no jobs before start(). @param prefix BullMQ's: keys.queue(ERASE_QUEUE) */
@@ -36,35 +23,22 @@ export function createEraseWorker(
   eraseUser: (job: IncomingJob) => Promise<void>,
   { redis, metrics, log }: EraseWorkerDeps,
   prefix: string,
-): EraseWorker {
-  const worker = new Worker<unknown, void>(ERASE_QUEUE, (job) => eraseUser(job), {
-    connection: redis,
-    prefix,
-    autorun: false,
-    lockDuration: LOCK_MS,
-    stalledInterval: STALLED_CHECK_MS,
-    maxStalledCount: STALLED_TIMES_MAX,
-    settings: { backoffStrategy: eraseRetryDelayMs },
-  })
-  worker.on('error', () => {}) // of the connection, which the provisioning worker shares and reports
-  worker.on('completed', () => metrics.erasures.inc({ outcome: 'done' }))
-  worker.on('failed', (job, error) => {
-    const dead = job?.finishedOn !== undefined
-    metrics.erasures.inc({ outcome: dead ? 'dead' : 'failed' })
-    const fields = { receipt: job?.id, attempts: job?.attemptsMade, reason: error.message }
-    if (dead) log.error(fields, 'a user cannot be erased')
-    else log.warn(fields, 'a user will be erased later')
-  })
-
-  return {
-    async start() {
-      await worker.waitUntilReady()
-      void worker.run().catch((error: unknown) => log.error({ err: error }, 'erase worker ended'))
+): PatientWorker {
+  return createPatientWorker(
+    { name: ERASE_QUEUE, prefix, stalledTimesMax: STALLED_TIMES_MAX },
+    {
+      redis,
+      log,
+      run: eraseUser,
+      onEnd(outcome, job) {
+        metrics.erasures.inc({ outcome })
+        if (job === undefined) return
+        const { id: receipt, ...fields } = job
+        if (outcome === 'dead') log.error({ receipt, ...fields }, 'a user cannot be erased')
+        else log.warn({ receipt, ...fields }, 'a user will be erased later')
+      },
     },
-    async close(graceMs) {
-      await Promise.race([worker.close(), timeout(graceMs)])
-    },
-  }
+  )
 }
 
 /** Jobs read at once. */
@@ -109,10 +83,4 @@ export function createJobRemoval(redis: RedisClient, prefix: string) {
     const running = (await queue.getJobs(['active'])).filter(isTheirs).length
     return { removed, running }
   }
-}
-
-function timeout(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms).unref()
-  })
 }

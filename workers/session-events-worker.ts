@@ -1,73 +1,45 @@
 /**
  * The BullMQ worker of the queue of log-outs (src/session-events.ts): each goes into the outbox, once however often its
- * job is run. While the database is away its jobs fail and are run again.
+ * job is run.
  */
-import { UnrecoverableError, Worker } from 'bullmq'
+import { UnrecoverableError } from 'bullmq'
 import { sql } from 'kysely'
 import type { Kysely, Transaction } from 'kysely'
-import type { Log } from '../src/log.ts'
 import type { WorkerMetrics } from '../src/metrics.ts'
-import type { RedisClient } from '../src/redis.ts'
-import {
-  parseSessionEventJob,
-  SESSION_EVENTS_QUEUE,
-  sessionEventRetryDelayMs,
-} from '../src/session-events.ts'
+import { parseSessionEventJob, SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
 import type { SessionEventJob } from '../src/session-events.ts'
 import { subjectOf } from '../src/subject.ts'
 import { describeDatabaseError } from './database-errors.ts'
 import type { Schema } from './migrations.ts'
+import { createPatientWorker } from './patient-worker.ts'
+import type { FailedJob, PatientWorker, PatientWorkerDeps } from './patient-worker.ts'
 import type { IncomingJob } from './provision-user.ts'
 import type { EventIdentity, Outbox } from './webhooks/outbox.ts'
 
-/** As in provision-worker.ts. */
-const LOCK_MS = 10_000
-const STALLED_CHECK_MS = 5_000
 const STALLED_TIMES_MAX = 20
 const CONCURRENCY = 4
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
-export interface SessionEventsWorkerDeps {
+export interface SessionEventsWorkerDeps extends Pick<PatientWorkerDeps, 'redis' | 'log'> {
   readonly db: Kysely<Schema>
   readonly outbox: Outbox
-  /** A patient connection (redis.ts). */
-  readonly redis: RedisClient
   readonly metrics: Pick<WorkerMetrics, 'webhooks'>
-  readonly log: Log
-}
-
-export interface SessionEventsWorker {
-  /** Begins to take jobs. Resolves when both connections to Redis are up. */
-  start(): Promise<void>
-  /** Takes no further job, lets the running ones finish for at most `graceMs`, resolves. */
-  close(graceMs: number): Promise<void>
 }
 
 /** Builds the worker; it takes no jobs before start(). @param prefix BullMQ's: keys.queue(SESSION_EVENTS_QUEUE) */
 export function createSessionEventsWorker(
   { db, outbox, redis, metrics, log }: SessionEventsWorkerDeps,
   prefix: string,
-): SessionEventsWorker {
-  const worker = new Worker<unknown, void>(SESSION_EVENTS_QUEUE, run, {
-    connection: redis,
-    prefix,
-    concurrency: CONCURRENCY,
-    autorun: false,
-    lockDuration: LOCK_MS,
-    stalledInterval: STALLED_CHECK_MS,
-    maxStalledCount: STALLED_TIMES_MAX,
-    settings: { backoffStrategy: sessionEventRetryDelayMs },
-  })
+): PatientWorker {
   const { sessionEvents } = metrics.webhooks
-  worker.on('error', () => {}) // of the connection, which the provisioning worker shares and reports
-  worker.on('completed', () => sessionEvents.inc({ outcome: 'done' }))
-  worker.on('failed', (job, error) => {
-    const dead = job?.finishedOn !== undefined
-    sessionEvents.inc({ outcome: dead ? 'dead' : 'failed' })
-    const fields = { job: job?.id, attempts: job?.attemptsMade, reason: error.message }
-    if (dead) log.error(fields, 'a log-out cannot be told of')
-    else log.warn(fields, 'a log-out will be told of later')
-  })
+
+  function onEnd(outcome: 'done' | 'failed' | 'dead', job?: FailedJob): void {
+    sessionEvents.inc({ outcome })
+    if (job === undefined) return
+    const { id, ...fields } = job
+    if (outcome === 'dead') log.error({ job: id, ...fields }, 'a log-out cannot be told of')
+    else log.warn({ job: id, ...fields }, 'a log-out will be told of later')
+  }
 
   async function run({ data }: IncomingJob): Promise<void> {
     if (!outbox.wants('session.revoked')) return
@@ -81,15 +53,10 @@ export function createSessionEventsWorker(
       })
   }
 
-  return {
-    async start() {
-      await worker.waitUntilReady()
-      void worker.run().catch((error: unknown) => log.error({ err: error }, 'session events worker ended'))
-    },
-    async close(graceMs) {
-      await Promise.race([worker.close(), timeout(graceMs)])
-    },
-  }
+  return createPatientWorker(
+    { name: SESSION_EVENTS_QUEUE, prefix, concurrency: CONCURRENCY, stalledTimesMax: STALLED_TIMES_MAX },
+    { redis, log, run, onEnd },
+  )
 }
 
 function parse(data: unknown): SessionEventJob {
@@ -142,10 +109,4 @@ async function findUser(
 /** Is run again soon. */
 class NotRecorded extends Error {
   override readonly name = 'NotRecorded'
-}
-
-function timeout(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms).unref()
-  })
 }

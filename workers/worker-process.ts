@@ -24,7 +24,6 @@ import { describeDatabaseError, isTransient } from './database-errors.ts'
 import { waitForDatabase } from './database-wait.ts'
 import { createEraseUser } from './erase-user.ts'
 import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
-import type { EraseWorker } from './erase-worker.ts'
 import { createBatchedUsers } from './batches.ts'
 import { ProvisionModuleFault } from './provision-module.ts'
 import { createProvisionUser } from './provision-user.ts'
@@ -32,8 +31,8 @@ import { createJobCount, createProvisionWorker, createWaitingCount } from './pro
 import type { ProvisionWorker } from './provision-worker.ts'
 import { createQuarantine } from './quarantine.ts'
 import type { Quarantine } from './quarantine.ts'
+import type { PatientWorker } from './patient-worker.ts'
 import { createSessionEventsWorker } from './session-events-worker.ts'
-import type { SessionEventsWorker } from './session-events-worker.ts'
 import { listenForStatus } from './status-listener.ts'
 import { openUserStore } from './user-store.ts'
 import type { UserStore } from './user-store.ts'
@@ -87,8 +86,8 @@ async function start(config: WorkerConfig) {
   const redis = connectPatient(redisConfig)
   reportConnection(redis, log, () => stopping.signal.aborted)
   let worker: ProvisionWorker | undefined
-  let eraseWorker: EraseWorker | undefined
-  let sessionEventsWorker: SessionEventsWorker | undefined
+  let eraseWorker: PatientWorker | undefined
+  let sessionEventsWorker: PatientWorker | undefined
   let webhookDelivery: WebhookDelivery | undefined
   let store: UserStore | undefined
   let quarantine: Quarantine | undefined

@@ -1,6 +1,7 @@
 /**
  * The provisioning queue, from the operator's side: its dead jobs, `npm run jobs -- list | show | replay | remove`,
- * and the whole of it, `status | pause | resume`. Reads the environment as the worker does, shows no openid unless asked to, and ends with 0 only when all that was asked for was done.
+ * and the whole of it, `status | pause | resume`. Reads the environment as the worker does, shows no openid unless
+ * asked to, and ends with 0 only when all that was asked for was done.
  */
 import { parseArgs } from 'node:util'
 import { ConfigError, loadRedisConfig, readEnvironment } from '../../src/config.ts'
