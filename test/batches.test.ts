@@ -3,50 +3,29 @@
  * his neighbours. The promises of the store itself are users.test.ts', which runs on batches too.
  */
 import { randomUUID } from 'node:crypto'
-import { PGlite } from '@electric-sql/pglite'
-import { PGliteDialect, sql } from 'kysely'
-import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { sql } from 'kysely'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { subjectOf } from '../src/subject.ts'
 import { createBatchedUsers } from '../workers/batches.ts'
-import { createDatabase } from '../workers/database.ts'
 import type { Database } from '../workers/database.ts'
 import { createErasures } from '../workers/erasures.ts'
 import { createProvisionMany } from '../workers/provision-many.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
-import { createPostgresDatabase } from './postgres-database.ts'
+import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
+import type { OpenedEngine } from './harness/engines.ts'
 
-const postgresUrl = inject('postgresUrl')
-const START_MS = 30_000
 const APPID = 'wx-batches'
 
-const engines = [
-  {
-    name: 'PGlite',
-    open: async () => ({
-      databases: [createDatabase('pglite', new PGliteDialect({ pglite: await PGlite.create() }))],
-      drop: async () => {},
-    }),
-  },
-  {
-    name: 'Postgres',
-    open: async () => {
-      const { open, drop } = await createPostgresDatabase(postgresUrl)
-      return { databases: [await open(), await open()], drop }
-    },
-  },
-].slice(0, postgresUrl ? 2 : 1)
-
-describe.each(engines)('on $name', ({ open }) => {
-  let databases: Database[] = []
-  let drop: (() => Promise<void>) | undefined
+describe.each(ENGINES)('on $name', ({ open }) => {
+  let databases: readonly Database[] = []
+  let close: OpenedEngine['close'] | undefined
   beforeAll(async () => {
-    ;({ databases, drop } = await open())
+    ;({ databases, close } = await open())
     await databases[0]?.migrate()
-  }, START_MS)
+  }, ENGINE_START_MS)
   afterAll(async () => {
-    await Promise.all(databases.map((database) => database.close()))
-    await drop?.()
+    await close?.()
   })
   const db = (at = 0) => {
     const database = databases[at % databases.length]

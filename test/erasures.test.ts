@@ -3,37 +3,16 @@
  * database and, where one can be started, on a real Postgres.
  */
 import { randomUUID } from 'node:crypto'
-import { PGlite } from '@electric-sql/pglite'
-import { PGliteDialect, sql } from 'kysely'
-import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { sql } from 'kysely'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { subjectOf } from '../src/subject.ts'
 import { ErasedSince } from '../workers/database-errors.ts'
-import { createDatabase } from '../workers/database.ts'
 import type { Database } from '../workers/database.ts'
 import { createErasures } from '../workers/erasures.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
-import { createPostgresDatabase } from './postgres-database.ts'
-
-const postgresUrl = inject('postgresUrl')
-const PGLITE_START_MS = 30_000
-
-const engines = [
-  {
-    name: 'PGlite',
-    open: async () => ({
-      database: createDatabase('pglite', new PGliteDialect({ pglite: await PGlite.create() })),
-      drop: async () => {},
-    }),
-  },
-  {
-    name: 'Postgres',
-    open: async () => {
-      const { open, drop } = await createPostgresDatabase(postgresUrl)
-      return { database: await open(), drop }
-    },
-  },
-].slice(0, postgresUrl ? 2 : 1)
+import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
+import type { OpenedEngine } from './harness/engines.ts'
 
 /** A minute ago: erasures of long ago are forgotten. */
 const T = Date.now() - 60_000
@@ -46,20 +25,21 @@ const login = (own: Partial<SeenIdentity> = {}): SeenIdentity => ({
   ...own,
 })
 
-describe.each(engines)('on $name', ({ open }) => {
+describe.each(ENGINES)('on $name', ({ open }) => {
   let database: Database | undefined
-  let drop: (() => Promise<void>) | undefined
+  let close: OpenedEngine['close'] | undefined
   const db = () => {
     if (database === undefined) throw new Error('no database')
     return database.db
   }
   beforeAll(async () => {
-    ;({ database, drop } = await open())
+    const opened = await open()
+    close = opened.close
+    database = opened.databases[0]
     await database.migrate()
-  }, PGLITE_START_MS)
+  }, ENGINE_START_MS)
   afterAll(async () => {
-    await database?.close()
-    await drop?.()
+    await close?.()
   })
 
   const provision = (seen: SeenIdentity) => createUsers(db()).provisionUser(seen)

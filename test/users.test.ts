@@ -4,41 +4,20 @@
  * two workers at it.
  */
 import { randomUUID } from 'node:crypto'
-import { PGlite } from '@electric-sql/pglite'
 import * as fc from 'fast-check'
-import { PGliteDialect, sql } from 'kysely'
-import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { sql } from 'kysely'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createBatchedUsers } from '../workers/batches.ts'
 import { isTransient } from '../workers/database-errors.ts'
-import { createDatabase } from '../workers/database.ts'
 import type { Database } from '../workers/database.ts'
 import { createProvisionMany } from '../workers/provision-many.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity, Users } from '../workers/users.ts'
-import { createPostgresDatabase } from './postgres-database.ts'
+import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
+import type { OpenedEngine } from './harness/engines.ts'
 
-const postgresUrl = inject('postgresUrl')
-const PGLITE_START_MS = 30_000
-
-const engines = [
-  {
-    name: 'PGlite',
-    /** PGlite runs one transaction at a time, so more runs would only repeat the same. */
-    propertyRuns: 20,
-    open: async () => {
-      const database = createDatabase('pglite', new PGliteDialect({ pglite: await PGlite.create() }))
-      return { databases: [database], drop: async () => {} }
-    },
-  },
-  {
-    name: 'Postgres',
-    propertyRuns: 150,
-    open: async () => {
-      const { open, drop } = await createPostgresDatabase(postgresUrl)
-      return { databases: [await open(), await open()], drop }
-    },
-  },
-].slice(0, postgresUrl ? 2 : 1)
+/** PGlite runs one transaction at a time, so more runs would only repeat the same. */
+const PROPERTY_RUNS = { PGlite: 20, Postgres: 150 }
 
 /** What is promised of one call holds for calls that are written together. */
 const ways = [
@@ -57,23 +36,23 @@ const ways = [
   },
 ]
 
-const combinations = engines.flatMap((engine) => ways.map((way) => ({ ...engine, ...way })))
+const combinations = ENGINES.flatMap((engine) => ways.map((way) => ({ ...engine, ...way })))
 
-describe.each(combinations)('on $name, $way', ({ open, propertyRuns, usersOf }) => {
+describe.each(combinations)('on $name, $way', ({ name, open, usersOf }) => {
   let workers: { database: Database; users: Users }[] = []
-  let drop: (() => Promise<void>) | undefined
+  let close: OpenedEngine['close'] | undefined
 
   beforeAll(async () => {
-    const { databases, drop: dropDatabase } = await open()
-    drop = dropDatabase
+    const opened = await open()
+    const { databases } = opened
+    close = opened.close
     // Both at once, as when two workers start on an empty database.
     await Promise.all(databases.map((database) => database.migrate()))
     workers = databases.map((database) => ({ database, users: usersOf(database) }))
-  }, PGLITE_START_MS)
+  }, ENGINE_START_MS)
 
   afterAll(async () => {
-    await Promise.all(workers.map(({ database }) => database.close()))
-    await drop?.()
+    await close?.()
   })
 
   /** Provisions through the workers in turn. */
@@ -271,7 +250,7 @@ describe.each(combinations)('on $name, $way', ({ open, propertyRuns, usersOf }) 
       await Promise.all(events.flat().map(provision))
       await expectPersons(events.flat())
     })
-    await expect(fc.assert(persons, { numRuns: propertyRuns })).resolves.toBeUndefined()
+    await expect(fc.assert(persons, { numRuns: PROPERTY_RUNS[name] })).resolves.toBeUndefined()
   })
 
   async function expectPersons(events: readonly SeenIdentity[]) {

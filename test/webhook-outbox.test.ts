@@ -4,14 +4,12 @@
  * Postgres.
  */
 import { randomUUID } from 'node:crypto'
-import { PGlite } from '@electric-sql/pglite'
-import { PGliteDialect, sql } from 'kysely'
-import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest'
+import { sql } from 'kysely'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Secret } from '../src/secret.ts'
 import { subjectOf } from '../src/subject.ts'
 import { EVENT_TYPES } from '../src/webhook-endpoints.ts'
 import type { WebhookEndpoint } from '../src/webhook-endpoints.ts'
-import { createDatabase } from '../workers/database.ts'
 import type { Database } from '../workers/database.ts'
 import { createErasures } from '../workers/erasures.ts'
 import { createProvisionMany } from '../workers/provision-many.ts'
@@ -19,27 +17,8 @@ import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
 import { createDeliveries, LEASE_SECONDS } from '../workers/webhooks/deliveries.ts'
 import { createOutbox } from '../workers/webhooks/outbox.ts'
-import { createPostgresDatabase } from './postgres-database.ts'
-
-const postgresUrl = inject('postgresUrl')
-const PGLITE_START_MS = 30_000
-
-const engines = [
-  {
-    name: 'PGlite',
-    open: async () => ({
-      database: createDatabase('pglite', new PGliteDialect({ pglite: await PGlite.create() })),
-      drop: async () => {},
-    }),
-  },
-  {
-    name: 'Postgres',
-    open: async () => {
-      const { open, drop } = await createPostgresDatabase(postgresUrl)
-      return { database: await open(), drop }
-    },
-  },
-].slice(0, postgresUrl ? 2 : 1)
+import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
+import type { OpenedEngine } from './harness/engines.ts'
 
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 /** A minute ago: erasures of long ago are forgotten. */
@@ -66,22 +45,23 @@ const ways = [
   { way: 'in batches', batched: true },
 ]
 
-describe.each(engines.flatMap((engine) => ways.map((way) => ({ ...engine, ...way }))))(
+describe.each(ENGINES.flatMap((engine) => ways.map((way) => ({ ...engine, ...way }))))(
   'on $name, $way',
   ({ open, batched }) => {
     let database: Database | undefined
-    let drop: (() => Promise<void>) | undefined
+    let close: OpenedEngine['close'] | undefined
     const db = () => {
       if (database === undefined) throw new Error('no database')
       return database.db
     }
     beforeAll(async () => {
-      ;({ database, drop } = await open())
+      const opened = await open()
+      close = opened.close
+      database = opened.databases[0]
       await database.migrate()
-    }, PGLITE_START_MS)
+    }, ENGINE_START_MS)
     afterAll(async () => {
-      await database?.close()
-      await drop?.()
+      await close?.()
     })
 
     /** A store that tells one endpoint, and what it was told. */
