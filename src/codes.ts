@@ -11,7 +11,7 @@
  * is cheap, because of the first level there is at most one waiter a process, and unlike a subscription it
  * cannot lose its message in a failover.
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { createDoubtfulClaims } from './doubtful-claims.ts'
 import type { DoubtfulClaim } from './doubtful-claims.ts'
@@ -76,8 +76,7 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
     failScript(redis, [key], [owner, 'R', '', PENDING_LIFE_MS])
   const doubtful = createDoubtfulClaims(giveBack)
 
-  const keyOf = ({ appid, code }: LoginAttempt) =>
-    keys.code(createHash('sha256').update(`${appid}\0${code}`).digest('base64url'))
+  const keyOf = ({ appid, code }: LoginAttempt) => keys.code(hash('sha256', `${appid}\0${code}`, 'base64url'))
 
   return {
     share(attempt: LoginAttempt, lead: () => Promise<Grant>): Promise<Grant> {

@@ -19,9 +19,14 @@ interface Times {
 /** Beside the signals, for these are what everything else takes and passes on. */
 const timesOf = new WeakMap<AbortSignal, Times>()
 
+/** One for all: an error of its own, with its stack, would cost each login more than its Redis commands do. */
+const TOO_LATE = new Error('the deadline has passed')
+
 /** A signal that aborts in so many milliseconds, and that the functions below know. */
 export function startDeadline(ms: number): AbortSignal {
-  const deadline = AbortSignal.timeout(ms)
+  const controller = new AbortController()
+  setTimeout(() => controller.abort(TOO_LATE), ms).unref()
+  const deadline = controller.signal
   const endsAtMs = performance.now() + ms
   timesOf.set(deadline, { endsAtMs, lateAtMs: endsAtMs - Math.min(LEAVE_MS_MIN, ms * LEAVE_SHARE) })
   return deadline

@@ -45,6 +45,14 @@ export function createLog(level: string, name: string, output?: LogOutput): Log 
 }
 
 /**
+ * For lines whose every field is of a closed set: to look for secrets takes ten times as long as to write the line, which
+ * counts where there is one for each request.
+ */
+export function withoutRedaction(log: Log): Log {
+  return log.child({}, { redact: { paths: [] } })
+}
+
+/**
  * Lets one line a second of each kind through, and tells the next one how many were held back: an outage has every
  * request fail alike. Kinds come from a closed set.
  */

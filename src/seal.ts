@@ -14,7 +14,7 @@
  * with that key. The sum over all gateways and restarts is Prometheus' to watch: seals_total. At 100 logins a second
  * 2^31 is 248 days.
  */
-import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, randomFillSync } from 'node:crypto'
 import type { Key } from './config.ts'
 import { GatewayError } from './errors.ts'
 
@@ -68,7 +68,7 @@ export function createSeal(
       if (seals >= SEALS_MAX) throw new GatewayError('seal_exhausted')
       seals += 1
       if (seals === SEALS_ALARM) observer.onAlarm(sealing.kid)
-      const nonce = randomBytes(NONCE_BYTES)
+      const nonce = nextNonce()
       const cipher = createCipheriv(ALGORITHM, sealing.key, nonce, { authTagLength: TAG_BYTES })
       cipher.setAAD(additionalData(sealing.kid, place))
       const kid = Buffer.from(sealing.kid)
@@ -103,6 +103,19 @@ export function createSeal(
 export function kidOf(envelope: Buffer): string | undefined {
   const kid = envelope.toString('latin1', 2, 2 + (envelope[1] ?? 0))
   return envelope[0] === VERSION && /^[A-Za-z0-9]{1,8}$/.test(kid) ? kid : undefined
+}
+
+/** Random bytes are drawn for many nonces at once, since the asking is dearer than the bytes. None is used twice. */
+const nonces = Buffer.alloc(NONCE_BYTES * 256)
+let noncesUsedBytes = nonces.length
+
+function nextNonce(): Buffer {
+  if (noncesUsedBytes === nonces.length) {
+    randomFillSync(nonces)
+    noncesUsedBytes = 0
+  }
+  noncesUsedBytes += NONCE_BYTES
+  return nonces.subarray(noncesUsedBytes - NONCE_BYTES, noncesUsedBytes)
 }
 
 function additionalData(kid: string, { appid, sub }: SealedPlace): Buffer {

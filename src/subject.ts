@@ -1,5 +1,5 @@
 /** The subject of a user: the first 16 bytes of sha256(appid, 0, openid), base64url. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 const SUB_BYTES = 16
 
@@ -8,9 +8,5 @@ const SUB_BYTES = 16
  * soon as WeChat has answered, without asking a database.
  */
 export function subjectOf(appid: string, openid: string): string {
-  return createHash('sha256')
-    .update(`${appid}\0${openid}`)
-    .digest()
-    .subarray(0, SUB_BYTES)
-    .toString('base64url')
+  return hash('sha256', `${appid}\0${openid}`, 'buffer').subarray(0, SUB_BYTES).toString('base64url')
 }

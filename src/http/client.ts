@@ -1,5 +1,5 @@
 /** Who is asking: what may be believed of a request about the client behind it. */
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { networkOf } from '../addresses.ts'
@@ -20,7 +20,7 @@ export function bindOf(request: FastifyRequest, nonce: string | undefined): stri
     nonce === undefined
       ? `network\0${request.headers['user-agent'] ?? ''}\0${networkOf(clientIp(request))}`
       : `nonce\0${nonce}`
-  return createHash('sha256').update(tie).digest('base64url')
+  return hash('sha256', tie, 'base64url')
 }
 
 /** A word for the session list. WeChat's user agents name the system; the order matters. */

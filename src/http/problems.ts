@@ -48,14 +48,21 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
   const shown = toGatewayError(error)
   request.outcome = shown.code
   if (shown.code === 'internal')
-    request.log.error({ err: error, route: request.routeOptions.url }, 'request failed')
+    request.log.error({ reqId: request.id, err: error, route: request.routeOptions.url }, 'request failed')
   else if (shown.status >= 500) {
     const { code, errcode, rid, cause } = shown
     const isShed = code === 'overloaded' && cause === undefined // counted, and logged once for all
     const reason = cause instanceof Error ? cause.message : undefined
     throttleRefusals(code, (held) =>
       request.log[isShed ? 'debug' : 'warn'](
-        { outcome: code, errcode, rid, cause: reason, ...(held > 0 ? { heldBack: held } : {}) },
+        {
+          reqId: request.id,
+          outcome: code,
+          errcode,
+          rid,
+          cause: reason,
+          ...(held > 0 ? { heldBack: held } : {}),
+        },
         'request refused',
       ),
     )
@@ -85,8 +92,6 @@ function toGatewayError(error: unknown): GatewayError {
       return new GatewayError('media_type_unsupported')
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return new GatewayError('body_too_large')
-    case 'FST_ERR_HANDLER_TIMEOUT':
-      return new GatewayError('overloaded', { cause: error })
     case 'FST_ERR_BAD_URL':
       return new GatewayError('request_invalid', { detail: 'The address is not correctly encoded.' })
   }

@@ -48,7 +48,7 @@ export function addPushRoutes(app: Server, { pushes, apps }: PushRoutesDeps): vo
       '/push/:appid',
       {
         schema: { params: PushPath },
-        handlerTimeout: ANSWER_MS_MAX,
+        config: { answerMsMax: ANSWER_MS_MAX },
         // Before the body: most of what is not WeChat's has cost next to nothing by then.
         onRequest: (request, _reply, done) => {
           pushes.screen(pushedApp(request), queryOf(request))

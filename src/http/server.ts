@@ -8,6 +8,7 @@ import Fastify, { LogController } from 'fastify'
 import type { FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { Health } from '../health.ts'
+import { withoutRedaction } from '../log.ts'
 import type { Log } from '../log.ts'
 import type { GatewayMetrics } from '../metrics.ts'
 import type { Shedding } from '../shedding.ts'
@@ -15,6 +16,7 @@ import { GatewayError } from '../errors.ts'
 import { addDraining } from './draining.ts'
 import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
 import { createSheddingHooks } from './shedding-hook.ts'
+import { addTimeLimit } from './time-limit.ts'
 
 /** The largest body we take is a login of some hundred bytes. */
 const BODY_BYTES_MAX = 2_048
@@ -76,13 +78,15 @@ export function createServer(
   reconsider: (error: unknown, request: FastifyRequest) => unknown = (error) => error,
 ) {
   const handlerMsMax = loginDeadlineMs + HANDLER_MARGIN_MS
+  const requestLog = withoutRedaction(log)
   const app = Fastify({
     loggerInstance: log,
+    // A child of it for each request would only carry an id, which every line names for itself.
+    childLoggerFactory: (logger) => logger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_BYTES_MAX,
     routerOptions: { maxParamLength: PARAM_CHARS_MAX },
     requestTimeout: REQUEST_TIMEOUT_MS,
-    handlerTimeout: handlerMsMax,
     keepAliveTimeout: KEEP_ALIVE_MS,
     maxRequestsPerSocket: REQUESTS_PER_CONNECTION_MAX,
     http: {
@@ -150,11 +154,15 @@ export function createServer(
   })
 
   const sheddingHooks = createSheddingHooks(shedding, handlerMsMax)
+  addTimeLimit(app, handlerMsMax)
   addDraining(app, { requestTimeoutMs: REQUEST_TIMEOUT_MS, handlerTimeoutMs: handlerMsMax })
   app.addHook('onRequest', sheddingHooks.onRequest)
   app.addHook('onSend', sheddingHooks.onSend)
-  app.addHook('onSend', async (request, reply) => setCommonHeaders(request, reply, health))
-  app.addHook('onResponse', async (request, reply) => {
+  app.addHook('onSend', (request, reply, _payload, done) => {
+    setCommonHeaders(request, reply, health)
+    done()
+  })
+  app.addHook('onResponse', (request, reply, done) => {
     const route = request.routeOptions.url ?? 'none'
     const { method } = request
     const status = reply.statusCode
@@ -164,10 +172,18 @@ export function createServer(
       status,
     })
     // Never the address itself: a code or token may stand in its query.
-    const line = { method, route, status, ms: Math.round(reply.elapsedTime), outcome: request.outcome }
+    const line = {
+      reqId: request.id,
+      method,
+      route,
+      status,
+      ms: Math.round(reply.elapsedTime),
+      outcome: request.outcome,
+    }
     // A line for each request that is shed would be a load of its own.
-    if (QUIET_ROUTES.has(route) || request.outcome === 'overloaded') request.log.debug(line, 'request')
-    else request.log.info(line, 'request')
+    if (QUIET_ROUTES.has(route) || request.outcome === 'overloaded') requestLog.debug(line, 'request')
+    else requestLog.info(line, 'request')
+    done()
   })
   return app
 }

@@ -57,8 +57,9 @@ export function createSheddingHooks(shedding: Shedding, workMsMax: number) {
       })
       done()
     },
-    async onSend(request: FastifyRequest): Promise<void> {
+    onSend(request: FastifyRequest, _reply: FastifyReply, _payload: unknown, done: () => void): void {
       request.leave?.()
+      done()
     },
   }
 }

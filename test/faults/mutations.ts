@@ -34,8 +34,8 @@ export const MUTATIONS: readonly Mutation[] = [
     row: 'D5',
     takenOut: 'the claim of a code is that of its app',
     file: 'src/codes.ts',
-    find: '.update(`${appid}\\0${code}`)',
-    replace: '.update(`${code}${appid.slice(99)}`)',
+    find: "hash('sha256', `${appid}\\0${code}`,",
+    replace: "hash('sha256', `${code}${appid.slice(99)}`,",
   },
   {
     row: 'D10',
