@@ -36,7 +36,7 @@ export interface Database {
 }
 
 /** Ten a worker: two write batches, the others what is done one by one; 20 workers stay below Postgres' usual 200. */
-const CONNECTIONS_MAX = 10
+export const CONNECTIONS_MAX = 10
 const CONNECT_TIMEOUT_MS = 2_000
 const STATEMENT_TIMEOUT_MS = 5_000
 const LOCK_TIMEOUT_MS = 2_000
