@@ -12,6 +12,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
+import { GATEWAY_CLOSE_MS_MAX } from './closing.ts'
 import { ConfigError, loadGatewayConfig, readEnvironment } from './config.ts'
 import type { GatewayConfig } from './config.ts'
 import { createGateway } from './gateway.ts'
@@ -20,8 +21,6 @@ import { createLogOutput } from './log-output.ts'
 import { createLog } from './log.ts'
 import type { Log } from './log.ts'
 
-/** For finishing and closing, after the drain delay. With the delay's default it is 25 s, below Kubernetes' 30. */
-const CLOSE_MS_MAX = 20_000
 const START_RETRY_MS = 500
 /** Taken, or kept for the administrator. Other faults of listening are the host's. */
 const PORT_FAULTS: ReadonlySet<string> = new Set(['EADDRINUSE', 'EACCES'])
@@ -59,7 +58,7 @@ function readConfig(): GatewayConfig {
 function leaveWithGrace(gateway: Gateway, log: Log, drainDelayMs: number): AbortSignal {
   const leaving = new AbortController()
   const options = {
-    delay: drainDelayMs + CLOSE_MS_MAX,
+    delay: drainDelayMs + GATEWAY_CLOSE_MS_MAX,
     logger: false as const,
     onTimeout: () => log.error('could not close in time: what is left is cut off'),
     onSecondSignal: (signal: string) => log.warn({ signal }, 'second signal: what is left is cut off'),

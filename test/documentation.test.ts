@@ -1,20 +1,16 @@
 /**
  * The documents say what the code does. Each failure shows the table as it should be, to be pasted.
  */
-import { channel } from 'node:diagnostics_channel'
 import { parseEnv } from 'node:util'
-import type { FastifyInstance } from 'fastify'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { loadGatewayConfig, loadWorkerConfig } from '../src/config.ts'
 import { ERRORS } from '../src/errors.ts'
-import { createGateway } from '../src/gateway.ts'
-import type { Gateway } from '../src/gateway.ts'
-import { createLog } from '../src/log.ts'
 import type { Setting } from '../src/setting-kinds.ts'
 import { SETTINGS } from '../src/settings.ts'
 import { soundEnvironment } from './harness/configuration.ts'
 import { codeOf, envEntries, tableRows } from './harness/documents.ts'
-import { gatewayEnvironment } from './harness/environment.ts'
+import { listRoutes } from './harness/routes.ts'
+import type { Routes } from './harness/routes.ts'
 import { readSource } from './harness/sources.ts'
 
 const readme = readSource('README.md')
@@ -33,6 +29,10 @@ function shown({ shownDefault }: Setting<unknown>): string {
 
 function spell(path: string, methods: Iterable<string>): string {
   return `${[...methods].toSorted().join(', ')} ${path}`
+}
+
+function spelled(routes: Routes): string[] {
+  return [...routes].map(([path, methods]) => spell(path, methods))
 }
 
 describe('the configuration in README.md', () => {
@@ -70,31 +70,13 @@ describe('the errors in README.md', () => {
 })
 
 describe('the routes in README.md', () => {
-  let gateway: Gateway
-  const routesOf = new Map<unknown, Map<string, Set<string>>>()
-
-  /** Fastify tells of every instance it makes, before the first route. */
-  const listen = (message: unknown) => {
-    const { fastify } = message as { fastify: FastifyInstance }
-    const routes = new Map<string, Set<string>>()
-    routesOf.set(fastify, routes)
-    fastify.addHook('onRoute', ({ url, method }) => {
-      for (const one of [method].flat()) routes.set(url, (routes.get(url) ?? new Set()).add(one))
-    })
-  }
-
+  let open: string[]
+  let admin: string[]
   beforeAll(async () => {
-    const initialization = channel('fastify.initialization')
-    initialization.subscribe(listen)
-    const config = loadGatewayConfig(gatewayEnvironment({ url: 'http://127.0.0.1:1' }))
-    gateway = createGateway(config, createLog('silent', 'documentation'))
-    initialization.unsubscribe(listen)
-    await Promise.all([gateway.app.ready(), gateway.admin.ready()])
+    const routes = await listRoutes()
+    open = spelled(routes.open)
+    admin = spelled(routes.admin)
   })
-  afterAll(() => gateway.close())
-
-  const spelled = (app: unknown) =>
-    [...(routesOf.get(app) ?? [])].map(([path, methods]) => spell(path, methods))
 
   /** "POST, GET /login" in the order of spell(). */
   const documented = rows.flatMap(([cell]) => {
@@ -103,7 +85,6 @@ describe('the routes in README.md', () => {
   })
 
   test('are exactly those of the public listener, or stand in a table of the admin listener', () => {
-    const [open, admin] = [spelled(gateway.app), spelled(gateway.admin)]
     expect(open.length).toBeGreaterThan(0)
     const ofAdminAlone = documented.filter((route) => admin.includes(route) && !open.includes(route))
     const expected = [...open, ...ofAdminAlone].toSorted()
@@ -115,7 +96,7 @@ describe('the routes in README.md', () => {
     const named = [...readme.matchAll(/`([A-Z]+(?:, ?[A-Z]+)*) (\/[^\s`]*)`/g)].map(
       ([, methods = '', path = '']) => spell(path, methods.split(/, ?/)),
     )
-    expect(spelled(gateway.admin).filter((route) => !named.includes(route))).toEqual([])
+    expect(admin.filter((route) => !named.includes(route))).toEqual([])
   })
 })
 

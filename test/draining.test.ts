@@ -14,7 +14,7 @@ import { startTcpServer } from './harness/tcp-server.ts'
 import { until } from './harness/until.ts'
 import { startSimulator } from './simulator/server.ts'
 
-/** Everything of closing that is bounded, with room for two busy cores; CLOSE_MS_MAX is twice this. */
+/** Everything of closing that is bounded, with room for two busy cores; GATEWAY_CLOSE_MS_MAX is twice this. */
 const END_MS_MAX = 10_000
 const NONCE = 'a-nonce-of-this-very-client'
 

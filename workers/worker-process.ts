@@ -8,6 +8,7 @@
 import { fork } from 'node:child_process'
 import { setTimeout as delay } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
+import { WORKER_CLOSE_MS_MAX } from '../src/closing.ts'
 import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
 import type { WorkerConfig } from '../src/config.ts'
 import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
@@ -41,13 +42,11 @@ import { createWebhookDelivery } from './webhooks/delivery.ts'
 import type { WebhookDelivery } from './webhooks/delivery.ts'
 import { createOutbox } from './webhooks/outbox.ts'
 
-/** For the running jobs. Below Kubernetes' 30 s until SIGKILL, with what follows it. */
+/** For the running jobs. Below WORKER_CLOSE_MS_MAX, with what follows it. */
 const JOBS_GRACE_MS = 20_000
 /** Without Redis no job can end, however long one waits for it. */
 const JOBS_GRACE_WITHOUT_REDIS_MS = 2_000
 const DISCONNECT_MS = 1_000
-/** The whole of it, whatever hangs. */
-const SHUTDOWN_MS_MAX = 25_000
 
 const QUARANTINE_PROGRAM = new URL('quarantine-process.ts', import.meta.url)
 
@@ -93,22 +92,25 @@ async function start(config: WorkerConfig) {
   let quarantine: Quarantine | undefined
   let status: Awaited<ReturnType<typeof listenForStatus>> | undefined
 
-  closeWithGrace({ delay: SHUTDOWN_MS_MAX, logger: { error: logUnexpected } }, async ({ err, signal }) => {
-    if (err) log.fatal({ err }, 'unexpected error: the worker stops')
-    else log.info({ signal }, 'the worker stops')
-    stopping.abort()
-    const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
-    await Promise.all([
-      worker?.close(graceMs),
-      eraseWorker?.close(graceMs),
-      sessionEventsWorker?.close(graceMs),
-      webhookDelivery?.close(graceMs),
-    ])
-    quarantine?.close()
-    await Promise.all([disconnect(redis, DISCONNECT_MS), store && closeInTime(store)])
-    status?.close()
-    log.info('the worker has stopped')
-  })
+  closeWithGrace(
+    { delay: WORKER_CLOSE_MS_MAX, logger: { error: logUnexpected } },
+    async ({ err, signal }) => {
+      if (err) log.fatal({ err }, 'unexpected error: the worker stops')
+      else log.info({ signal }, 'the worker stops')
+      stopping.abort()
+      const graceMs = redis.status === 'ready' ? JOBS_GRACE_MS : JOBS_GRACE_WITHOUT_REDIS_MS
+      await Promise.all([
+        worker?.close(graceMs),
+        eraseWorker?.close(graceMs),
+        sessionEventsWorker?.close(graceMs),
+        webhookDelivery?.close(graceMs),
+      ])
+      quarantine?.close()
+      await Promise.all([disconnect(redis, DISCONNECT_MS), store && closeInTime(store)])
+      status?.close()
+      log.info('the worker has stopped')
+    },
+  )
 
   status = await listenForStatus(
     { metrics: metrics.exposition, whyNotReady: () => whyNotReady(redis, worker) },

@@ -42,6 +42,11 @@ export function launchGateway(env: TestEnvironment, stdout: 'pipe' | number = 'p
   return launch('src/main.ts', env, stdout)
 }
 
+/** The same of a worker. */
+export function launchWorker(env: TestEnvironment) {
+  return launch('workers/main.ts', env, 'pipe')
+}
+
 /** It is killed when the test ends. */
 function launch(entry: string, env: TestEnvironment, stdout: 'pipe' | number) {
   const child = spawn(process.execPath, [join(ROOT, entry)], {
