@@ -28,7 +28,7 @@ const POLL_MS = 700
 /** Apps that may be added at run time. */
 const ADDED_MAX = 1_000
 /** Apps that have a metric label of their own; the rest share `other`. Three series each. */
-const LABELLED_MAX = 250
+const LABELLED_MAX = 200
 /** Registrations read at once. */
 const READ_BATCH = 50
 

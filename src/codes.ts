@@ -54,6 +54,7 @@ export type ClaimEvent =
   | 'refused' // got a kept refusal
   | 'other_client'
   | 'exhausted'
+  | 'expired' // another process was leading until the login's deadline
 
 const claimScript = loadScript('claim-code')
 const renewScript = loadScript('renew-claim')
@@ -119,7 +120,10 @@ export function createCodes(redis: RedisClient, keys: Keys, observer: CodesObser
             if (!waited) observer.onClaim('wait')
             waited = true
         }
-        if (deadline.aborted) throw new GatewayError('login_in_progress')
+        if (deadline.aborted) {
+          observer.onClaim('expired')
+          throw new GatewayError('login_in_progress')
+        }
         await pause(Math.random() * pollMs)
       }
     },

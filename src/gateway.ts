@@ -9,7 +9,6 @@ import { createCodes } from './codes.ts'
 import type { GatewayConfig } from './config.ts'
 import { startDeadline } from './deadline.ts'
 import { createErasure } from './erasure.ts'
-import { GatewayError } from './errors.ts'
 import { createEvictionWatch } from './eviction-policy.ts'
 import { createHealth } from './health.ts'
 import { createAdminApp } from './http/admin.ts'
@@ -21,9 +20,9 @@ import { createThrottle } from './log.ts'
 import { createLocalLimits } from './local-limits.ts'
 import type { Log } from './log.ts'
 import { createLogin } from './login.ts'
-import type { Grant, Login } from './login.ts'
+import type { Grant } from './login.ts'
+import { measuredFind, measuredLogin, timeStages } from './measured.ts'
 import { createGatewayMetrics } from './metrics.ts'
-import type { GatewayMetrics } from './metrics.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
 import { createQueueBoard } from './queue-board.ts'
 import {
@@ -67,12 +66,14 @@ export function createGateway(
   if (output) metrics.logLinesLost(output.lost)
   const keys = createKeys(config.redis.keyPrefix)
 
-  const redis = connectFailFast(config.redis, (reason) => metrics.redisFailures.inc({ reason }))
+  const redis = connectFailFast(config.redis, {
+    onFailure: (reason) => metrics.redisFailures.inc({ reason }),
+    onAnswer: metrics.redisAnswered,
+  })
   const health = createHealth(config.readyRequiresRedis ? () => redis.ping() : undefined)
   const clock = createStoreClock(redis)
   reportConnection(redis, log, health.isDraining)
-  redis.on('ready', () => metrics.redisUp.set(1))
-  redis.on('close', () => metrics.redisUp.set(0))
+  metrics.redisUp(() => redis.status === 'ready')
   metrics.evictionPolicyOk.set(-1)
   const evictionWatch = createEvictionWatch(redis, ({ name, keepsKeys }) => {
     metrics.evictionPolicyOk.set(keepsKeys === undefined ? -1 : Number(keepsKeys))
@@ -87,7 +88,7 @@ export function createGateway(
   const provisioning = createProvisioning(redis, keys, (outcome) =>
     metrics.provisioningEnqueued.inc({ outcome }),
   )
-  metrics.queueJobs(() => provisioning.counts())
+  metrics.provisioningQueue(provisioning, config.provisionBacklogMax)
   const backlog = createBacklog(
     {
       provisioning,
@@ -170,7 +171,7 @@ export function createGateway(
     ? createSessionEvents({ redis, keys, clock }, (outcome) => metrics.sessionEvents.inc({ outcome }))
     : undefined
   const tokens = createTokens(config.tokenKeys)
-  const sessions = createSessions(
+  const storedSessions = createSessions(
     {
       redis,
       keys,
@@ -194,6 +195,10 @@ export function createGateway(
       provisionRefreshSeconds: config.provisionRefreshSeconds,
     },
   )
+  const sessions = {
+    ...storedSessions,
+    find: measuredFind(storedSessions.find, metrics, cache ? 'miss' : 'off'),
+  }
 
   const jwts = createJwts(
     {
@@ -249,9 +254,13 @@ export function createGateway(
     findApp: apps.find,
     observer: {
       onFetch: (reason, outcome) => metrics.accessTokenFetches.inc({ reason, outcome }),
+      onForce: (appid) => metrics.accessTokensForced.inc({ appid: apps.labelOf(appid) }),
       onUnreadable: () => metrics.sealedUnreadable.inc({ what: 'access_token' }),
     },
   })
+  metrics.accessTokenAges(() =>
+    accessTokens.ages().map(({ appid, ageSeconds }) => ({ appid: apps.labelOf(appid), ageSeconds })),
+  )
   const keyUses = createSessionKeyUses(
     {
       sessionKeys: createSessionKeys({
@@ -271,15 +280,20 @@ export function createGateway(
   )
 
   const running = createRunning<Grant>()
-  const login = measured(
-    createLogin({
-      limits,
-      codes,
-      wechat: upstream.code2Session,
-      sessions,
-      provisioning: backlog,
-      startDeadline: startClock,
-    }),
+  const login = measuredLogin(
+    createLogin(
+      timeStages(
+        {
+          limits,
+          codes,
+          wechat: upstream.code2Session,
+          sessions,
+          provisioning: backlog,
+          startDeadline: startClock,
+        },
+        metrics.stageTook,
+      ),
+    ),
     metrics,
     apps.labelOf,
   )
@@ -371,22 +385,3 @@ export function createGateway(
 }
 
 export type Gateway = ReturnType<typeof createGateway>
-
-function measured(login: Login, metrics: GatewayMetrics, labelOf: (appid: string) => string): Login {
-  return async (attempt) => {
-    const stop = metrics.loginSeconds.startTimer()
-    try {
-      const grant = await login(attempt)
-      metrics.logins.inc({ outcome: 'ok' })
-      metrics.appLogins.inc({ appid: labelOf(attempt.appid), result: 'ok' })
-      return grant
-    } catch (error) {
-      metrics.logins.inc({ outcome: error instanceof GatewayError ? error.code : 'internal' })
-      const refused = error instanceof GatewayError && error.status < 500
-      metrics.appLogins.inc({ appid: labelOf(attempt.appid), result: refused ? 'refused' : 'failed' })
-      throw error
-    } finally {
-      stop()
-    }
-  }
-}

@@ -73,6 +73,8 @@ export interface Provisioning {
   enqueue(job: Omit<ProvisionJob, 'v'>): Promise<boolean>
   /** Jobs by state, for the metrics. Never waits for Redis. @throws {GatewayError} store_unavailable */
   counts(): Promise<Record<string, number>>
+  /** When the job that has waited longest was enqueued, unix ms; undefined: none waits. As counts(). */
+  oldestWaitingAtMs(): Promise<number | undefined>
   close(): Promise<void>
 }
 
@@ -105,6 +107,11 @@ export function createProvisioning(
       // Before the first contact BullMQ waits for it, whatever the connection's temper.
       if (redis.status !== 'ready') throw new GatewayError('store_unavailable')
       return stored(queue.getJobCounts('waiting', 'active', 'delayed', 'failed'))
+    },
+    async oldestWaitingAtMs() {
+      if (redis.status !== 'ready') throw new GatewayError('store_unavailable')
+      const [oldest] = await stored(queue.getJobs(['waiting'], 0, 0, true))
+      return oldest?.timestamp
     },
     queue,
     close: () => queue.close(),

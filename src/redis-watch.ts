@@ -60,8 +60,18 @@ export function sendAnyway<T>(send: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Wraps `sendCommand`, through which everything goes. @param onFailure told of each command that failed */
-export function watchAnswers(redis: Redis, onFailure: (failure: RedisFailure) => void): void {
+export interface AnswersObserver {
+  /** A command failed. */
+  onFailure(failure: RedisFailure): void
+  /** A command was answered, be it with an error. Its name, or that of our script: a label. */
+  onAnswer(command: string, seconds: number): void
+}
+
+/**
+ * Wraps `sendCommand`, through which everything goes. The times come from here and not from ioredis' diagnostics
+ * channel: that costs some 2 µs a command, and hands out its arguments (npm run benchmark:metrics).
+ */
+export function watchAnswers(redis: Redis, { onFailure, onAnswer }: AnswersObserver): void {
   const send = redis.sendCommand
   let heardAtMs = 0
   let silent = false
@@ -75,7 +85,10 @@ export function watchAnswers(redis: Redis, onFailure: (failure: RedisFailure) =>
     holdWrites(redis)
     const sentAtMs = performance.now()
     const answer = send.call(redis, command, stream) as Promise<unknown>
-    answer.then(hear, (error: unknown) => hearError(error, sentAtMs))
+    answer.then(
+      () => hear(command, sentAtMs),
+      (error: unknown) => hearError(error, command, sentAtMs),
+    )
     return answer
   }
   // Whoever gets through the next handshake has heard something.
@@ -83,15 +96,16 @@ export function watchAnswers(redis: Redis, onFailure: (failure: RedisFailure) =>
     silent = false
   })
 
-  function hear(): void {
+  function hear(command: Command, sentAtMs: number): void {
     heardAtMs = performance.now()
+    onAnswer(nameOf(command), (heardAtMs - sentAtMs) / 1_000)
   }
 
-  function hearError(error: unknown, sentAtMs: number): void {
+  function hearError(error: unknown, command: Command, sentAtMs: number): void {
     const failure = failureOf(error)
     if (failure === 'timeout') {
       if (heardAtMs < sentAtMs && redis.status === 'ready' && !silent) void askUntilHeard()
-    } else if (failure !== 'disconnected') hear() // a refusal is an answer
+    } else if (failure !== 'disconnected') hear(command, sentAtMs) // a refusal is an answer
     if (!isUnknownScript(error)) onFailure(failure)
   }
 
@@ -126,7 +140,34 @@ function holdWrites({ stream }: { stream?: Writable }): void {
   })
 }
 
+/** As watchAnswers(), for a connection that waits for Redis however long it takes. */
+export function timeAnswers(redis: Redis, onAnswer: AnswersObserver['onAnswer']): void {
+  const send = redis.sendCommand
+  redis.sendCommand = (command: Command, stream) => {
+    if (redis.status !== 'ready') return send.call(redis, command, stream) // it comes again when it is sent
+    const sentAtMs = performance.now()
+    const answer = send.call(redis, command, stream) as Promise<unknown>
+    const end = () => onAnswer(nameOf(command), (performance.now() - sentAtMs) / 1_000)
+    answer.then(end, end)
+    return answer
+  }
+}
+
 /** Not a failure: the script is sent whole then. */
 function isUnknownScript(error: unknown): boolean {
   return error instanceof Error && error.message.startsWith('NOSCRIPT')
+}
+
+/** Our scripts, by their hashes. */
+const scriptNames = new Map<string, string>()
+
+/** Has a script go by its name, not as one `evalsha` among all. */
+export function nameScript(sha1: string, name: string): void {
+  scriptNames.set(sha1, name)
+}
+
+function nameOf({ name, args }: Command): string {
+  if (name !== 'evalsha') return name
+  const [sha1] = args
+  return (typeof sha1 === 'string' ? scriptNames.get(sha1) : undefined) ?? name
 }

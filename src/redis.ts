@@ -33,8 +33,8 @@ import { Cluster, Command, Redis, SentinelConnector } from 'ioredis'
 import type { SentinelConnectionOptions } from 'ioredis'
 import type { Endpoint, RedisConfig } from './config.ts'
 import { GatewayError } from './errors.ts'
-import { watchAnswers } from './redis-watch.ts'
-import type { RedisFailure } from './redis-watch.ts'
+import { nameScript, timeAnswers, watchAnswers } from './redis-watch.ts'
+import type { AnswersObserver } from './redis-watch.ts'
 
 export type RedisClient = Redis | Cluster
 
@@ -76,20 +76,16 @@ const LOADING_RETRY_MS = 250
  * A connection for the request path: it never queues and never waits. While Redis is away every command
  * fails at once, and the client gets its 503 in milliseconds; while it hangs, after one command timeout.
  *
- * @param onFailure told why a command failed, for the metrics
+ * @param observer told of commands that failed or were answered, for the metrics
  */
-export function connectFailFast(
-  config: RedisConfig,
-  onFailure: (failure: RedisFailure) => void = ignore,
-): RedisClient {
+export function connectFailFast(config: RedisConfig, observer: Partial<AnswersObserver> = {}): RedisClient {
   const redis = connect(config, {
     commandTimeout: config.commandTimeoutMs,
     socketTimeout: SOCKET_TIMEOUT_MS,
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
   })
-  if (redis instanceof Cluster) redis.on('+node', (node: Redis) => watchAnswers(node, onFailure))
-  else watchAnswers(redis, onFailure)
+  onEachNode(redis, (node) => watchAnswers(node, { onFailure: ignore, onAnswer: ignore, ...observer }))
   return redis
 }
 
@@ -98,10 +94,21 @@ const BLOCKING_SOCKET_TIMEOUT_MS = 15_000
 
 /**
  * A connection for a BullMQ worker: it waits for Redis as long as it takes. No command timeout, for
- * BullMQ's blocking reads are long on purpose; silence beyond the longest of them means a hung server.
+ * BullMQ's blocking reads are long on purpose; silence beyond the longest of them means a hung server. Those are not
+ * timed: BullMQ makes a connection of its own for them.
  */
-export function connectPatient(config: RedisConfig): RedisClient {
-  return connect(config, { maxRetriesPerRequest: null, socketTimeout: BLOCKING_SOCKET_TIMEOUT_MS })
+export function connectPatient(
+  config: RedisConfig,
+  { onAnswer = ignore }: Partial<Pick<AnswersObserver, 'onAnswer'>> = {},
+): RedisClient {
+  const redis = connect(config, { maxRetriesPerRequest: null, socketTimeout: BLOCKING_SOCKET_TIMEOUT_MS })
+  onEachNode(redis, (node) => timeAnswers(node, onAnswer))
+  return redis
+}
+
+function onEachNode(redis: RedisClient, watch: (node: Redis) => void): void {
+  if (redis instanceof Cluster) redis.on('+node', watch)
+  else watch(redis)
 }
 
 /** How often a listener asks whether anybody is there: nothing else would show that the other end hangs. */
@@ -324,6 +331,7 @@ export type Script = (
 export function loadScript(name: string): Script {
   const lua = readFileSync(new URL(`./lua/${name}.lua`, import.meta.url), 'utf8')
   const sha1 = createHash('sha1').update(lua).digest('hex')
+  nameScript(sha1, name)
   return async (redis, keys, args) => {
     try {
       return await redis.evalsha(sha1, keys.length, ...keys, ...args)

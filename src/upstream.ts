@@ -58,13 +58,15 @@ export function createUpstream({ config, apps, metrics, log }: UpstreamDeps) {
   const hosts = createHosts(
     { calls, breakers },
     {
-      onCall({ host, purpose, outcome, seconds }) {
-        if (purpose === 'exchange') metrics.exchanges.observe({ host, outcome }, seconds)
-        else metrics.apiCalls.observe({ call: 'wecom_token', outcome }, seconds)
+      onCall({ host, purpose, outcome, seconds, refused }) {
+        if (purpose === 'exchange') metrics.exchanged({ host, outcome }, seconds)
+        else metrics.apiCalls.observe(seconds, { call: 'wecom_token', outcome })
+        if (purpose === 'exchange' && refused !== undefined)
+          metrics.refusals.inc({ host, class: errcodesOf(refused.appid).answerTo(refused.errcode) })
       },
       onFailure: (host, outcome, reason) => log.warn({ host, outcome, reason }, 'WeChat failed'),
       onBreaker(host, state) {
-        metrics.setBreaker(host, state)
+        metrics.setBreaker(host, 'exchange', state)
         log.info({ host, state }, 'circuit breaker')
       },
     },
@@ -94,11 +96,11 @@ export function createUpstream({ config, apps, metrics, log }: UpstreamDeps) {
     { calls: apiCalls, breakers, bulkhead: apiBulkhead },
     { apiUrls: config.wechatApiUrls },
     {
-      onCall: ({ name, outcome, seconds }) => metrics.apiCalls.observe({ call: name, outcome }, seconds),
+      onCall: ({ name, outcome, seconds }) => metrics.apiCalls.observe(seconds, { call: name, outcome }),
       onErrcode: (name, appid, errcode, rid) =>
         log.info({ call: name, appid, errcode, rid }, 'WeChat answered a call with an errcode'),
       onFailure: (host, name, outcome) => log.warn({ host, call: name, outcome }, 'a call of WeChat failed'),
-      onBreaker: (host, state) => metrics.setApiBreaker(host, state),
+      onBreaker: (host, state) => metrics.setBreaker(host, 'api', state),
     },
   )
 

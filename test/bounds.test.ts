@@ -43,7 +43,12 @@ describe('a million of them', { timeout: 120_000 }, () => {
   })
 
   test('users that wait to be provisioned', async () => {
-    const provisioning = { enqueue: async () => false, counts: async () => ({}), close: async () => {} }
+    const provisioning = {
+      enqueue: async () => false,
+      oldestWaitingAtMs: async () => undefined,
+      counts: async () => ({}),
+      close: async () => {},
+    }
     const clock = { nowMs: () => 1_000_000_000 } as StoreClock
     const heal = createSelfHeal(provisioning, clock, () => {})
     const held = await megabytesHeldAfter((number) =>

@@ -17,6 +17,7 @@ function startHealing(enqueue: () => Promise<boolean> = async () => true) {
         queued.push(sub)
         return enqueue()
       },
+      oldestWaitingAtMs: async () => undefined,
       counts: async () => ({}),
       close: async () => {},
     },

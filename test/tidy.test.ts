@@ -37,7 +37,7 @@ const HOMES: Record<string, RegExp> = {
   opossum: /^src\/wechat\/breaker\.ts$/,
   pg: /^workers\//,
   pino: /^src\/log\.ts$/,
-  'prom-client': /^src\/(metrics|metric-kinds|webhook-metrics)\.ts$/,
+  'prom-client': /^src\/(metric-kinds|process-metrics)\.ts$/,
   'rate-limiter-flexible': /^src\/limits\.ts$/,
   typebox: /^src\/http\//,
   undici: /^src\/wechat\//,

@@ -3,9 +3,9 @@
  * provisioning queue.
  */
 import type { Job } from 'bullmq'
-import { ERASE_QUEUE } from '../src/erasure.ts'
+import { ERASE_QUEUE, parseEraseJob } from '../src/erasure.ts'
 import type { EraseJob } from '../src/erasure.ts'
-import type { WorkerMetrics } from '../src/metrics.ts'
+import type { WorkerMetrics } from '../src/worker-metrics.ts'
 import type { RedisClient } from '../src/redis.ts'
 import { createPatientWorker } from './patient-worker.ts'
 import type { PatientWorker, PatientWorkerDeps } from './patient-worker.ts'
@@ -15,7 +15,7 @@ import { openQueueView } from './queue-view.ts'
 const STALLED_TIMES_MAX = 1_000
 
 export interface EraseWorkerDeps extends Pick<PatientWorkerDeps, 'redis' | 'log'> {
-  readonly metrics: Pick<WorkerMetrics, 'erasures'>
+  readonly metrics: Pick<WorkerMetrics, 'erasures' | 'erasureLagSeconds'>
 }
 
 /** Builds the worker; it takes no jobs before start(). @param prefix BullMQ's: keys.queue(ERASE_QUEUE) */
@@ -29,7 +29,11 @@ export function createEraseWorker(
     {
       redis,
       log,
-      run: eraseUser,
+      async run(job) {
+        await eraseUser(job)
+        const { erasedAtMs } = parseEraseJob(job.data)
+        metrics.erasureLagSeconds.observe(Math.max(0, Date.now() - erasedAtMs) / 1_000)
+      },
       onEnd(outcome, job) {
         metrics.erasures.inc({ outcome })
         if (job === undefined) return

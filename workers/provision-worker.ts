@@ -8,7 +8,7 @@
 import { DelayedError, UnrecoverableError, Worker } from 'bullmq'
 import type { Job } from 'bullmq'
 import type { Log } from '../src/log.ts'
-import type { WorkerMetrics } from '../src/metrics.ts'
+import type { WorkerMetrics } from '../src/worker-metrics.ts'
 import { DEAD_JOBS_KEPT, PROVISION_QUEUE, retryDelayMs } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 import { waitForDatabase } from './database-wait.ts'
@@ -25,7 +25,10 @@ export interface ProvisionWorkerDeps {
   readonly redis: RedisClient
   /** Resolves when the database takes writes. */
   readonly checkStore: () => Promise<void>
-  readonly metrics: Pick<WorkerMetrics, 'jobs' | 'stalled' | 'users' | 'lagSeconds' | 'jobSeconds'>
+  readonly metrics: Pick<
+    WorkerMetrics,
+    'jobs' | 'completed' | 'stalled' | 'users' | 'lagSeconds' | 'jobSeconds'
+  >
   readonly log: Log
   /** Jobs waiting in the queue. Must not wait for Redis. */
   readonly countWaiting: () => Promise<number>
@@ -44,6 +47,8 @@ export interface ProvisionWorker {
   start(): Promise<void>
   /** Whether it takes jobs: the database is there, and it is not closing. */
   takesJobs(): boolean
+  /** Whether it waits for the database, as far as jobs have noticed. */
+  isDatabaseAway(): boolean
   /**
    * Takes no further job, lets the running ones finish for at most `graceMs`, gives back what then still runs,
    * resolves. Without Redis nothing can be given back; it is taken over once its lock has expired.
@@ -106,6 +111,7 @@ export function createProvisionWorker(
   })
   worker.on('completed', () => {
     stuckWatch.progress()
+    metrics.completed()
     metrics.jobs.inc({ outcome: 'done' })
   })
   worker.on('failed', (job, error) => {
@@ -214,6 +220,7 @@ export function createProvisionWorker(
       stuckWatch.start()
     },
     takesJobs: () => worker.isRunning() && !isIdle(),
+    isDatabaseAway: () => databaseIsAway,
     async close(graceMs) {
       closing.abort()
       stuckWatch.stop()
@@ -248,14 +255,39 @@ async function inTime<T>(job: Promise<T>): Promise<T> {
  * Returns a function that counts the queue's jobs by state; `failed` are the dead ones. It rejects while
  * `redis`, a fail-fast connection (redis.ts), is not up.
  */
-export function createJobCount(redis: RedisClient, prefix: string): () => Promise<Record<string, number>> {
-  const queue = openQueueView(redis, prefix)
+export function createJobCount(
+  redis: RedisClient,
+  prefix: string,
+  name?: string,
+): () => Promise<Record<string, number>> {
+  const queue = openQueueView(redis, prefix, name)
   return async () => {
     // Before the first contact BullMQ waits for it, whatever the connection's temper.
     if (redis.status !== 'ready') throw new Error('Redis is away')
     return queue.getJobCounts('waiting', 'active', 'delayed', 'failed')
   }
 }
+
+/**
+ * Returns a function that says when the job was enqueued that has waited longest in these states, unix ms. As above.
+ * Cheap for `waiting` alone; of other states so many are looked at.
+ */
+export function createOldestWaiting(
+  redis: RedisClient,
+  prefix: string,
+  { name, states = ['waiting'] }: { name?: string; states?: JobState[] } = {},
+): () => Promise<number | undefined> {
+  const queue = openQueueView(redis, prefix, name)
+  return async () => {
+    if (redis.status !== 'ready') throw new Error('Redis is away')
+    const jobs = await queue.getJobs(states, 0, states.length === 1 ? 0 : JOBS_LOOKED_AT_MAX, true)
+    const oldestMs = Math.min(...jobs.map((job) => job?.timestamp ?? Infinity))
+    return Number.isFinite(oldestMs) ? oldestMs : undefined
+  }
+}
+
+type JobState = 'waiting' | 'delayed' | 'active'
+const JOBS_LOOKED_AT_MAX = 200
 
 /** Returns a function that counts the jobs that a worker could take: none while the queue is paused. As above. */
 export function createWaitingCount(redis: RedisClient, prefix: string): () => Promise<number> {

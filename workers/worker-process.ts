@@ -14,7 +14,7 @@ import type { WorkerConfig } from '../src/config.ts'
 import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
 import { createLogOutput } from '../src/log-output.ts'
 import { createLog } from '../src/log.ts'
-import { createWorkerMetrics } from '../src/metrics.ts'
+import { createWorkerMetrics } from '../src/worker-metrics.ts'
 import { createAcknowledge, PROVISION_QUEUE } from '../src/provisioning.ts'
 import { connectFailFast, connectPatient, createKeys, disconnect } from '../src/redis.ts'
 import type { RedisClient } from '../src/redis.ts'
@@ -28,7 +28,12 @@ import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
 import { createBatchedUsers } from './batches.ts'
 import { ProvisionModuleFault } from './provision-module.ts'
 import { createProvisionUser } from './provision-user.ts'
-import { createJobCount, createProvisionWorker, createWaitingCount } from './provision-worker.ts'
+import {
+  createJobCount,
+  createOldestWaiting,
+  createProvisionWorker,
+  createWaitingCount,
+} from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
 import { createQuarantine } from './quarantine.ts'
 import type { Quarantine } from './quarantine.ts'
@@ -82,7 +87,8 @@ async function start(config: WorkerConfig) {
   const metrics = createWorkerMetrics()
   const keys = createKeys(redisConfig.keyPrefix)
   const prefix = keys.queue(PROVISION_QUEUE)
-  const redis = connectPatient(redisConfig)
+  const redis = connectPatient(redisConfig, { onAnswer: metrics.redisAnswered })
+  metrics.redisUp(() => redis.status === 'ready')
   reportConnection(redis, log, () => stopping.signal.aborted)
   let worker: ProvisionWorker | undefined
   let eraseWorker: PatientWorker | undefined
@@ -117,20 +123,33 @@ async function start(config: WorkerConfig) {
     { host, port },
   )
 
+  let hasDatabase: boolean | undefined
+  metrics.databaseUp(() => hasDatabase && !worker?.isDatabaseAway())
   const opened = await openUserStore(config, { redis, keys, log })
   store = opened
   const { database } = opened
-  if (database)
+  if (database) {
+    hasDatabase = false
     await waitForDatabase(() => database.migrate(), {
       log,
       signal: stopping.signal,
       isFatal: (error) => !isTransient(error),
     })
+  }
+  hasDatabase = true
 
   // Neither a scrape nor the watch on the worker may wait for Redis.
   const failFast = connectFailFast(redisConfig) // the other connection reports what is wrong
   const countJobs = createJobCount(failFast, prefix)
-  metrics.queueJobs(countJobs)
+  metrics.provisioningQueue({ counts: countJobs, oldestWaitingAtMs: createOldestWaiting(failFast, prefix) })
+  const erasePrefix = keys.queue(ERASE_QUEUE)
+  metrics.erasureQueue({
+    counts: createJobCount(failFast, erasePrefix, ERASE_QUEUE),
+    oldestWaitingAtMs: createOldestWaiting(failFast, erasePrefix, {
+      name: ERASE_QUEUE,
+      states: ['waiting', 'delayed', 'active'],
+    }),
+  })
   const acknowledge = createAcknowledge(redis, keys)
   const isLoggedIn = createLoggedInCheck(redis, keys)
   const provisionUser = createProvisionUser({
@@ -180,15 +199,17 @@ async function start(config: WorkerConfig) {
     receipts: createReceiptWriter(redis, keys),
     log,
   })
-  eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, keys.queue(ERASE_QUEUE))
+  eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, erasePrefix)
   if (database) {
     const { db } = database
     webhookDelivery = createWebhookDelivery({ deliveries: createDeliveries(db), metrics, log }, webhooks)
     webhookDelivery.start()
+    const eventsPrefix = keys.queue(SESSION_EVENTS_QUEUE)
     sessionEventsWorker = createSessionEventsWorker(
       { db, outbox: createOutbox(webhooks.endpoints), redis, metrics, log },
-      keys.queue(SESSION_EVENTS_QUEUE),
+      eventsPrefix,
     )
+    metrics.sessionEventQueue(createJobCount(failFast, eventsPrefix, SESSION_EVENTS_QUEUE))
   }
   await Promise.all([worker.start(), eraseWorker.start(), sessionEventsWorker?.start()])
   log.info({ url: `http://${host}:${status.port}`, users: opened.kind, concurrency }, 'worker ready')

@@ -56,6 +56,8 @@ const FORCED_PER_DAY = 20
 /** Real ones have 130 to 200 characters; WeChat asks for room for 512. */
 const ACCESS_TOKEN = /^[\x21-\x7e]{1,1024}$/
 const LIFE_SECONDS_MAX = 86_400
+/** Of a new one; of one that is no longer new WeChat says what is left. */
+const LIFE_MS = 7_200_000
 /** What the answer may have been on its way. */
 const LIFE_MARGIN_MS = 2_000
 
@@ -75,6 +77,8 @@ export interface AccessTokensDeps {
   findApp(appid: string): App | undefined
   observer: {
     onFetch(reason: FetchReason, outcome: 'ok' | 'failed'): void
+    /** One of the few a day that an app has was spent. */
+    onForce(appid: string): void
     /** What Redis holds cannot be opened: its key has been retired, or it was tampered with. */
     onUnreadable(): void
   }
@@ -90,6 +94,8 @@ export interface AccessTokens {
   get(appid: string, deadline: AbortSignal): Promise<Secret<string>>
   /** Another one than `refused`, which WeChat does not take. Rejects as get() does. */
   renew(appid: string, refused: Secret<string>, deadline: AbortSignal): Promise<Secret<string>>
+  /** Of the tokens of apps that are in use here. One that could not be renewed grows older than any can be. */
+  ages(): { appid: string; ageSeconds: number }[]
   close(): void
 }
 
@@ -110,6 +116,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
   const failures = new Map<string, { error: unknown; untilMs: number }>()
   const refreshes = new Map<string, NodeJS.Timeout>()
   const lastAskedMs = new Map<string, number>()
+  const lastEndsAtMs = new Map<string, number>()
   let closed = false
 
   return {
@@ -132,6 +139,14 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
       return new Secret(held.text)
     },
 
+    ages() {
+      const nowMs = clock.nowMs()
+      return [...lastEndsAtMs].map(([appid, endsAtMs]) => ({
+        appid,
+        ageSeconds: (LIFE_MS - LIFE_MARGIN_MS - endsAtMs + nowMs) / 1000,
+      }))
+    },
+
     close() {
       closed = true
       for (const timer of refreshes.values()) clearTimeout(timer)
@@ -151,6 +166,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
     if (!sealed || !endsAt) return undefined
     const endsAtMs = Number(endsAt.toString())
     if (endsAtMs <= clock.nowMs()) return undefined
+    if (lastAskedMs.has(appid)) lastEndsAtMs.set(appid, endsAtMs)
     const text = seal.unseal(sealed, placeOf(appid))?.toString()
     if (text === undefined) observer.onUnreadable()
     return text === undefined ? undefined : { text, endsAtMs }
@@ -227,7 +243,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
   async function spendForced({ appid }: App): Promise<void> {
     const key = keys.accessTokenForced(appid)
     const waitMs = Number(await stored(forceScript(redis, [key], [FORCED_GAP_MS, FORCED_PER_DAY])))
-    if (waitMs === 0) return
+    if (waitMs === 0) return observer.onForce(appid)
     throw new GatewayError('wechat_call_failed', {
       detail: 'WeChat refuses the access_token that it gives out.',
       retryAfterSeconds: Math.ceil(Math.min(waitMs, FORCED_GAP_MS) / 1000),
@@ -290,6 +306,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
     const app = findApp(appid)
     if (closed || isIdle || app === undefined) {
       lastAskedMs.delete(appid)
+      lastEndsAtMs.delete(appid)
       return
     }
     try {

@@ -30,7 +30,14 @@ export type Purpose = 'exchange' | 'access_token'
 export type CallOutcome = LiveAnswer['outcome'] | DeadAttempt['outcome']
 
 export interface HostsObserver {
-  onCall(call: { host: string; purpose: Purpose; outcome: CallOutcome; seconds: number }): void
+  onCall(call: {
+    host: string
+    purpose: Purpose
+    outcome: CallOutcome
+    seconds: number
+    /** What a refusal was, and of which app. */
+    refused: { appid: string; errcode: number } | undefined
+  }): void
   /** The host could not be used: what the log should know, free of secrets. */
   onFailure(host: string, outcome: CallOutcome, reason: string): void
   onBreaker(host: string, state: BreakerState): void
@@ -101,13 +108,14 @@ export function createHosts(
   async function askOnce<Success>(
     origin: string,
     host: string,
-    { purpose, request, read }: Question<Success>,
+    { purpose, appid, request, read }: Question<Success>,
     deadline: AbortSignal,
   ): Promise<Live<Success>> {
     const startedMs = performance.now()
     const attempt = await send(origin, request, deadline).then(read, failedCall)
     const seconds = (performance.now() - startedMs) / 1000
-    observer.onCall({ host, purpose, outcome: attempt.outcome, seconds })
+    const refused = attempt.outcome === 'refused' ? { appid, errcode: attempt.errcode } : undefined
+    observer.onCall({ host, purpose, outcome: attempt.outcome, seconds, refused })
     if (attempt.outcome === 'ok' || attempt.outcome === 'refused') return attempt
     observer.onFailure(host, attempt.outcome, reasonOf(attempt))
     throw new FailedAttempt(attempt)

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { createAddressGuard } from '../../src/address-guard.ts'
 import { createThrottle } from '../../src/log.ts'
 import type { Log } from '../../src/log.ts'
-import type { WorkerMetrics } from '../../src/metrics.ts'
+import type { WorkerMetrics } from '../../src/worker-metrics.ts'
 import type { WebhookEndpoint, WebhooksConfig } from '../../src/webhook-endpoints.ts'
 import { describeDatabaseError } from '../database-errors.ts'
 import type { Deliveries, Delivery } from './deliveries.ts'
@@ -102,7 +102,7 @@ export function createWebhookDelivery(
     const { end, result, disables, pauseSeconds } = judge(answer, attempts)
     const outcome = disables ? 'gone' : end.state === 'pending' ? 'failed' : end.state
     metrics.webhooks.deliveries.inc({ endpoint, outcome })
-    metrics.webhooks.seconds.observe({ endpoint }, (performance.now() - startedMs) / 1_000)
+    metrics.webhooks.seconds.observe((performance.now() - startedMs) / 1_000, { endpoint })
     const fields = { endpoint, event: eventId, type, attempts, result }
     if (outcome === 'gone') log.error(fields, 'a webhook endpoint is gone: it is disabled')
     if (outcome === 'dead') log.error(fields, 'a webhook is dead')
