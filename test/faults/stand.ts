@@ -231,7 +231,7 @@ async function startPlainRedis(bench: Bench): Promise<RedisPart> {
   return { env: { REDIS_URL: server.url } }
 }
 
-function newSecrets() {
+export function newSecrets() {
   return {
     ADMIN_TOKEN: randomBytes(24).toString('base64url'),
     SEAL_KEYS: newKey('s1'),

@@ -54,7 +54,7 @@ export function newWechatApp(): WechatApp {
   return { appid: `wx${randomBytes(8).toString('hex')}`, secret: randomBytes(16).toString('hex') }
 }
 
-export async function startWechat(bench: Bench, options: WechatOptions = {}): Promise<Wechat> {
+export async function startWechat(bench: Pick<Bench, 'defer'>, options: WechatOptions = {}): Promise<Wechat> {
   const apps = options.apps ?? [newWechatApp()]
   const folder = mkdtempSync(join(tmpdir(), 'gateway-wechat-'))
   const file = (name: string, content: string) => {
