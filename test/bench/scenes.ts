@@ -29,7 +29,7 @@ export interface Scene {
 
 /** Each logs in a few times only, so that nobody has an unlikely number of sessions. */
 const LOGINS_EACH = 4
-const VALIDATED_USERS = 10_000
+const VALIDATED_USERS = 1_000
 
 export const SCENES = {
   returning: {

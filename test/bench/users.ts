@@ -9,7 +9,7 @@ import type { Load } from './load.ts'
 
 const MINTED_AT_ONCE = 20_000
 export const CONNECTIONS = 32
-const TIMEOUT_MS = 60_000
+export const TIMEOUT_MS = 60_000
 const ACKNOWLEDGED_AT_ONCE = 500
 
 /** A code each for so many new users. */
