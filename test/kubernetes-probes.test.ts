@@ -3,6 +3,7 @@ import type { IProbe } from 'kubernetes-models/v1'
 import { beforeAll, describe, expect, inject, test } from 'vitest'
 import { freePort } from '../deploy/local/ports.ts'
 import { createClient } from './harness/client.ts'
+import type { Reply } from './harness/client.ts'
 import { newPrefix } from './harness/environment.ts'
 import { build, containerOf, find, kustomizeAbsence } from './harness/kubernetes.ts'
 import type { Manifest } from './harness/kubernetes.ts'
@@ -43,13 +44,21 @@ describe.skipIf(kustomizeAbsence)('the kubelet', () => {
     }
   })
 
-  test('sends clients to a gateway that has all it needs', async () => {
-    const { own, ask } = await probing()
+  test('sends clients to a gateway that has all it needs, and KEDA finds the age of the queue there', async () => {
+    const { own, ask, get } = await probing()
     const redis = { REDIS_URL_FILE: '', REDIS_URL: inject('redisUrl'), KEY_PREFIX: newPrefix() }
     await startGatewayProcess({ ...programEnvironment(manifests, GATEWAY), ...redis, ...own })
     const { startup, liveness, readiness } = probesOf(manifests, GATEWAY)
     await until('it to be taken in', async () => (await ask(readiness)) === 200)
     expect([await ask(startup), await ask(liveness)]).toEqual([200, 200])
+
+    // What Prometheus scrapes has what KEDA asks it for.
+    const [endpoint] = find(manifests, 'ServiceMonitor', GATEWAY).spec.endpoints
+    const { triggers } = find(manifests, 'ScaledObject', WORKER).spec
+    const query = triggers.find(({ type }) => type === 'prometheus')?.metadata['query'] ?? ''
+    const [, age = 'no metric'] = /^max\((\w+)\)$/.exec(query) ?? []
+    const { text = '' } = (await get(endpoint?.port, endpoint?.path)) ?? {}
+    expect(text).toContain(`\n${age} 0\n`)
   })
 })
 
@@ -73,15 +82,13 @@ async function probing() {
     WORKER_PORT: String(admin),
     DRAIN_DELAY_MS: '0',
   }
-  /** The status; undefined when nobody listens. */
-  async function ask({ httpGet }: IProbe): Promise<number | undefined> {
-    const client = createClient(`http://127.0.0.1:${ports[String(httpGet?.port)]}`)
-    const status = await client.get(httpGet?.path ?? '').then(
-      (reply) => reply.status,
-      () => undefined,
-    )
+  /** undefined when nobody listens. */
+  async function get(port: unknown, path = ''): Promise<Reply | undefined> {
+    const client = createClient(`http://127.0.0.1:${ports[String(port)]}`)
+    const reply = await client.get(path).catch(() => undefined)
     await client.close()
-    return status
+    return reply
   }
-  return { own, ask }
+  const ask = async ({ httpGet }: IProbe) => (await get(httpGet?.port, httpGet?.path))?.status
+  return { own, ask, get }
 }

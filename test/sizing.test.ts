@@ -83,7 +83,7 @@ describe('Redis', () => {
   })
 })
 
-test('workers are two at least, and have a tenth of what Postgres takes in connections', () => {
+test('workers are two at least, of eleven connections each', () => {
   expect(plan({})).toMatchObject({ workers: 2, postgresConnections: 22, postgresBytes: 1_000_000 })
   expect(plan({ peakLogins: 7_000 })).toMatchObject({ workers: 10, jobsPerSecond: 7_000 })
   expect(plan({ peakLogins: 7_000, recentShare: 1 })).toMatchObject({ workers: 2, jobsPerSecond: 0 })
