@@ -1,0 +1,211 @@
+/** What is looked at while the stack of main.ts runs; each adds rows to the report. */
+import { setTimeout as pause } from 'node:timers/promises'
+import { createClient } from '../harness/client.ts'
+import { until } from '../harness/until.ts'
+import { issueCodes, startLoad } from './load.ts'
+import type { Report } from './report.ts'
+import { docker } from './stack.ts'
+import type { Container, Stack } from './stack.ts'
+
+const GATEWAY_IMAGE_MB_MAX = 220
+const GATEWAY_READY_SECONDS_MAX = 1.5
+const GATEWAY_IDLE_MB_MAX = 120
+const IDLE_SECONDS = 20
+const OURS = ['gateway', 'worker', 'simulator']
+
+const ofService = (containers: readonly Container[], service: string) =>
+  containers.filter((container) => container.service === service)
+
+export async function checkImages(report: Report): Promise<void> {
+  for (const name of OURS) {
+    const bytes = Number(await docker(['image', 'inspect', '-f', '{{.Size}}', `wechat-login-${name}`]))
+    if (name === 'gateway') report.atMost(`image of the ${name}`, bytes / 1e6, GATEWAY_IMAGE_MB_MAX, 'MB')
+    else report.tell(`image of the ${name}`, `${Math.round(bytes / 1e6)} MB`)
+  }
+}
+
+/** From the start of its container to its first word of being ready, by the engine's clock and the gateway's. */
+export async function checkGatewayStart(report: Report, stack: Stack): Promise<void> {
+  const gateways = ofService(await stack.containers(), 'gateway')
+  const seconds = await Promise.all(
+    gateways.map(async ({ name }) => {
+      const startedMs = Date.parse(await docker(['inspect', '-f', '{{.State.StartedAt}}', name]))
+      const line = (await docker(['logs', name]))
+        .split('\n')
+        .find((text) => text.includes('"msg":"gateway ready"'))
+      if (line === undefined) throw new Error(`${name} has not said that it is ready`)
+      const { time } = JSON.parse(line) as { time: number | string }
+      return (new Date(time).getTime() - startedMs) / 1000
+    }),
+  )
+  report.atMost(
+    'a gateway is ready after the start of its container',
+    Math.max(...seconds),
+    GATEWAY_READY_SECONDS_MAX,
+    's',
+  )
+}
+
+/** Resident memory of the process itself, after a while in which nobody asks for anything. */
+export async function checkIdleMemory(report: Report, stack: Stack): Promise<void> {
+  await pause(IDLE_SECONDS * 1000)
+  const [gateway] = ofService(await stack.containers(), 'gateway')
+  const status = await insideNode(
+    gateway,
+    `const pid = fs.readdirSync('/proc').filter(Number).find((one) => {
+       try { return fs.readFileSync('/proc/' + one + '/cmdline', 'utf8').split('\\0')[0].endsWith('node') && one != process.pid } catch { return false }
+     })
+     process.stdout.write(fs.readFileSync('/proc/' + pid + '/status', 'utf8'))`,
+  )
+  const kilobytes = Number(/VmRSS:\s+(\d+)/.exec(status)?.[1])
+  report.atMost('memory of an idle gateway (RSS)', kilobytes / 1024, GATEWAY_IDLE_MB_MAX, 'MB')
+}
+
+export async function checkLogin(report: Report, stack: Stack): Promise<void> {
+  const client = createClient(stack.urls.public)
+  const [code = ''] = await issueCodes(stack.urls.control, 1)
+  const { status, body } = await client.login({ code })
+  report.holds('a login through the load balancer', status === 200 ? [] : [`${status} ${body.code}`])
+  const beganMs = performance.now()
+  const session = await until('the user to be provisioned', async () => {
+    const reply = await client.get('/session', body.token)
+    return typeof reply.body.user_id === 'string' && reply.body
+  })
+  report.holds('its user is provisioned', session.provisioned ? [] : ['provisioned is not true'])
+  report.tell('provisioned after', `${Math.round(performance.now() - beganMs)} ms`)
+  const shut = await Promise.all(
+    ['/metrics', '/auth', '/readyz', '/queues'].map((path) => client.get(path, body.token)),
+  )
+  report.holds(
+    'nothing but what clients ask is reached from outside',
+    shut.filter((reply) => reply.status !== 404).map((reply) => reply.text.slice(0, 80)),
+  )
+  await client.close()
+}
+
+/** Rights of all containers; of ours also what is in them. */
+export async function checkConfinement(report: Report, stack: Stack): Promise<void> {
+  const offences: string[] = []
+  for (const { name, service } of await stack.containers()) {
+    const [found] = JSON.parse(await docker(['inspect', name])) as [
+      {
+        Config: { Env: string[] }
+        HostConfig: {
+          ReadonlyRootfs: boolean
+          CapDrop: string[]
+          SecurityOpt: string[]
+          Memory: number
+          PidsLimit: number
+        }
+      },
+    ]
+    const { HostConfig, Config } = found
+    if (!HostConfig.ReadonlyRootfs) offences.push(`${service}: root is writable`)
+    if (!HostConfig.CapDrop.includes('ALL')) offences.push(`${service}: keeps capabilities`)
+    if (!HostConfig.SecurityOpt.some((option) => option.startsWith('no-new-privileges')))
+      offences.push(`${service}: may gain privileges`)
+    if (HostConfig.Memory === 0 || HostConfig.PidsLimit === 0) offences.push(`${service}: is not bounded`)
+    if (Config.Env.some((entry) => /(SECRET|PASSWORD|TOKEN|KEYS|_URL)=(?!http)/.test(entry)))
+      offences.push(`${service}: a secret in its environment`)
+  }
+  report.holds(
+    'every container: read-only root, no capabilities, no new privileges, bounded, no secret in the environment',
+    offences,
+  )
+
+  const inOurs: string[] = []
+  for (const container of (await stack.containers()).filter(({ service }) => OURS.includes(service))) {
+    const found = await insideNode(
+      container,
+      `const tries = ['/app/x', '/tmp/x', '/etc/passwd'].filter((f) => { try { fs.writeFileSync(f, ''); return true } catch { return false } })
+       console.log(JSON.stringify({ uid: process.getuid(), tries, shells: ['/bin/sh', '/usr/bin/sh', '/bin/busybox'].filter(fs.existsSync) }))`,
+    )
+    const { uid, tries, shells } = JSON.parse(found) as { uid: number; tries: string[]; shells: string[] }
+    if (uid === 0) inOurs.push(`${container.service} runs as root`)
+    for (const path of [...tries, ...shells]) inOurs.push(`${container.service}: ${path}`)
+  }
+  report.holds('our containers: not root, no shell, no file can be written', inOurs)
+}
+
+/** One gateway is killed, the other told to go, while clients log in. */
+export async function checkKill(report: Report, stack: Stack): Promise<void> {
+  const codes = await issueCodes(stack.urls.control, 60_000)
+  const [first, second] = ofService(await stack.containers(), 'gateway')
+  if (first === undefined || second === undefined) throw new Error('there are no two gateways')
+  const load = startLoad(stack.urls.public, { clients: 16, codes })
+  const further = (count: number) => {
+    const goal = load.logins() + count
+    return until(`${count} further logins`, () => load.logins() >= goal, 60_000)
+  }
+  await further(500)
+  process.kill(Number(await docker(['inspect', '-f', '{{.State.Pid}}', first.name])), 'SIGKILL')
+  await further(500)
+  await until('the engine to have started it again', () => isHealthy(first), 60_000)
+  await further(500)
+  await docker(['stop', '--time', '30', second.name])
+  await further(500)
+  const { logins, again, failures, slowestMs } = await load.stop()
+  report.holds('a gateway killed under load, then another stopped: no failed login', [...new Set(failures)])
+  report.tell(
+    'logins meanwhile',
+    `${logins}, of which ${again} were told to come again; the slowest took ${Math.round(slowestMs)} ms`,
+  )
+  await docker(['start', second.name])
+  await until('it to be well again', () => isHealthy(second), 60_000)
+}
+
+async function isHealthy({ name }: Container): Promise<boolean> {
+  return (await docker(['inspect', '-f', '{{.State.Health.Status}}', name])).trim() === 'healthy'
+}
+
+/** Prometheus has both gateways and the worker, and their counters. */
+export async function checkMetrics(report: Report, stack: Stack): Promise<void> {
+  const query = async (promql: string) => {
+    const answer = await fetch(`${stack.urls.prometheus}/api/v1/query?query=${encodeURIComponent(promql)}`)
+    const { data } = (await answer.json()) as { data: { result: { value: [number, string] }[] } }
+    return Number(data.result[0]?.value[1] ?? 0)
+  }
+  const expected = { 'wechat-login-gateway': 2, 'wechat-login-worker': 1, haproxy: 1 }
+  for (const [job, count] of Object.entries(expected)) {
+    const name = `Prometheus scrapes ${job}`
+    const seen = await until(
+      name,
+      async () => (await query(`sum(up{job="${job}"})`)) === count,
+      60_000,
+    ).catch(() => false)
+    report.holds(name, seen ? [] : [`not ${count} of it`])
+  }
+  const logins = await until(
+    'logins to be counted',
+    () => query('sum(login_total{outcome="ok"})'),
+    60_000,
+  ).catch(() => 0)
+  report.holds('Prometheus has counted logins', logins > 0 ? [] : ['none'])
+}
+
+/** A third gateway is found by the load balancer and by Prometheus. */
+export async function checkScaling(report: Report, stack: Stack): Promise<void> {
+  await stack.compose(['up', '-d', '--no-deps', '--no-recreate', '--scale', 'gateway=3', 'gateway'])
+  const servers = async () => {
+    const answer = await fetch(
+      `${stack.urls.prometheus}/api/v1/query?query=${encodeURIComponent('haproxy_backend_active_servers{proxy="gateways"}')}`,
+    )
+    const { data } = (await answer.json()) as { data: { result: { value: [number, string] }[] } }
+    return Number(data.result[0]?.value[1] ?? 0)
+  }
+  const seen = await until(
+    'the load balancer to use three',
+    async () => (await servers()) === 3,
+    60_000,
+  ).catch(() => false)
+  report.holds(
+    '--scale gateway=3: the load balancer uses the third',
+    seen ? [] : [`it uses ${await servers()}`],
+  )
+}
+
+/** Runs JavaScript in a container, by the Node that is there. */
+function insideNode(container: Container | undefined, script: string): Promise<string> {
+  if (container === undefined) throw new Error('there is no such container')
+  return docker(['exec', container.name, 'node', '-e', `const fs = require('node:fs');${script}`])
+}
