@@ -107,7 +107,7 @@ export interface Contender {
   readonly redisUrl: string | undefined
   readonly env: Readonly<Record<string, string>>
   request(parts: RequestParts): Asking
-  login(headers?: Record<string, string>): Asking
+  login(headers?: Record<string, string>, valueLength?: number): Asking
   validation(): Asking
 }
 
@@ -185,13 +185,13 @@ export async function startContender(
     redisUrl,
     env: whole,
     request,
-    login: (headers = {}) =>
+    login: (headers = {}, valueLength = CODE_LENGTH) =>
       request({
         method: 'POST',
         path: '/login',
         headers: { 'Content-Type': 'application/json', ...headers },
         body: `{"code":"${VALUE}"}`,
-        valueLength: CODE_LENGTH,
+        valueLength,
         status: 200,
         contains: recipe.loginContains,
       }),
@@ -206,7 +206,7 @@ function readyPath(name: ContenderName): string {
 }
 
 /** A Redis that keeps nothing, beside the load. */
-async function startPinnedRedis(closing: Closing): Promise<string> {
+export async function startPinnedRedis(closing: Closing): Promise<string> {
   const redis = await startRedis({ persistent: false, allowDocker: false })
   closing.defer(() => redis.stop())
   if (redis.pid !== undefined && canPin) pin(redis.pid, 'others')

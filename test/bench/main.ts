@@ -1,27 +1,34 @@
 /**
- * The bench: what do logins and validations cost, beside the floor of what they could cost?
+ * The bench: what do logins and validations cost, beside the floor of what they could cost, and beside others?
  *
  *   npm run bench                     all scenes
  *   npm run bench -- returning auth   scenes by name
- *   npm run bench -- --quick          fewer rounds; below two minutes
+ *   npm run bench -- --quick          the three that matter most, with fewer contenders and rounds; below two minutes
  *   npm run bench -- --list
+ *   npm run bench -- --record         keeps what was found in results/ too
+ *   npm run bench -- --quick --guard  ends with 1 when a request has become dearer than what is recorded (guard.ts)
  *
  * CPU is that of the process under measurement alone, by the operating system's books, while a load as fast as it can
- * answer keeps it busy; contenders take turns, each figure is the median of the rounds. README.md says more.
+ * answer keeps it busy; contenders take turns, and each figure is the median of the rounds. README.md says more.
  */
+import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { startWechat } from '../faults/wechat.ts'
-import { createClosing } from './closing.ts'
 import { absenceOf, isOf, startContender } from './contenders.ts'
-import type { Contender } from './contenders.ts'
-import { startLoad } from './load.ts'
-import { measure } from './measure.ts'
-import type { Sample } from './measure.ts'
-import { median } from './median.ts'
+import type { ContenderName } from './contenders.ts'
+import { findGrowth } from './guard.ts'
+import { plot } from './plot.ts'
+import { PLAYS } from './plays.ts'
+import type { Play, PlayName } from './plays.ts'
 import { canPin, pin } from './processes.ts'
+import { addResults, currentCommit, describeMachine, LATEST, readResults, RECORDED } from './results.ts'
+import type { Results, SceneResult } from './results.ts'
 import { SCENES } from './scenes.ts'
 import type { Scene, SceneName } from './scenes.ts'
-import { CONNECTIONS } from './users.ts'
+import { onStage } from './stage.ts'
+import { sceneTable } from './table.ts'
+import { targetTable } from './targets.ts'
+import { requestsOf, takeTurns } from './turns.ts'
+import type { Figures, Player, Turns } from './turns.ts'
 
 const EXIT_SIGNAL = 130
 const EXIT_USAGE = 2
@@ -33,76 +40,79 @@ const { values, positionals } = parseArgs({
   options: {
     list: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
+    record: { type: 'boolean', default: false },
+    guard: { type: 'boolean', default: false },
     rounds: { type: 'string' },
   },
 })
 
-const names = Object.keys(SCENES) as SceneName[]
+/** Node needs some thousand requests of a kind until its code is as fast as it gets. */
+const FULL = { warmUp: 12_000, rounds: 5, window: 3_000 }
+const QUICK = { warmUp: 6_000, rounds: 3, window: 2_000 }
+const turns = { ...(values.quick ? QUICK : FULL), ...(values.rounds && { rounds: Number(values.rounds) }) }
+
+const all: Record<string, Scene | Play> = { ...SCENES, ...PLAYS }
 if (values.list) {
-  for (const name of names) console.log(`${name.padEnd(12)}${SCENES[name].question}`)
+  for (const [name, { question }] of Object.entries(all)) console.log(`${name.padEnd(14)}${question}`)
   process.exit(0)
 }
-const unknown = positionals.filter((name) => !names.includes(name as SceneName))
+const unknown = positionals.filter((name) => all[name] === undefined)
 if (unknown.length > 0) {
   console.error(`There is no scene ${unknown.join(', ')}; see --list`)
   process.exit(EXIT_USAGE)
 }
-const rounds = Number(values.rounds ?? (values.quick ? 3 : 5))
-/** Node needs some ten thousand requests until its code is as fast as it gets. */
-const warmUp = values.quick ? 15_000 : 30_000
+const QUICK_SCENES: readonly SceneName[] = ['returning', 'first', 'auth']
+const chosen = positionals.length > 0 ? positionals : values.quick ? QUICK_SCENES : Object.keys(all)
 if (!canPin) console.log('Processes cannot be kept to cores here: figures are noisier than they need be.')
 pin(process.pid, 'others')
+console.log(describeMachine())
 
-for (const name of positionals.length > 0 ? (positionals as SceneName[]) : names)
-  await runScene(name, SCENES[name])
+const fresh: Results = {}
+for (const name of chosen) await runAndTell(name as SceneName | PlayName)
+console.log(`\n${targetTable(readResults(LATEST))}`)
+if (values.guard) {
+  const growth = findGrowth(fresh, readResults(RECORDED))
+  console.log(growth.length === 0 ? '\nNothing has become dearer.' : `\nDearer:\n  ${growth.join('\n  ')}`)
+  process.exit(growth.length === 0 ? 0 : 1)
+}
 process.exit(0)
 
-async function runScene(name: SceneName, scene: Scene): Promise<void> {
-  const startedMs = performance.now()
-  console.log(`\n${name}: ${scene.question}`)
-  const closing = createClosing()
-  try {
-    const wechat = await startWechat(closing, { keyRefreshSeconds: 60 })
-    pin(wechat.program.pid, 'others')
-    const load = startLoad()
-    closing.defer(() => load.close())
-    const total = warmUp + (rounds + 1) * scene.window
-    const players: {
-      contender: Contender
-      take: Awaited<ReturnType<Scene['prepare']>>
-      samples: Sample[]
-    }[] = []
-    for (const contenderName of scene.contenders) {
-      const absence = absenceOf(contenderName)
+async function runAndTell(name: SceneName | PlayName): Promise<void> {
+  const scene: Scene | Play = { ...SCENES, ...PLAYS }[name]
+  console.log(`\n${name}: ${scene.question}\n`)
+  const subjects = 'run' in scene ? await scene.run(turns) : await runScene(scene, turns)
+  const result: SceneResult = {
+    question: scene.question,
+    measuredAt: new Date().toISOString(),
+    commit: currentCommit(),
+    machine: describeMachine(),
+    rounds: turns.rounds,
+    subjects,
+  }
+  fresh[name] = result
+  const before = readResults(LATEST)[name] ?? readResults(RECORDED)[name]
+  console.log(sceneTable(result, before))
+  for (const path of values.record ? [LATEST, RECORDED] : [LATEST]) {
+    writeFileSync(path.replace(/json$/, 'svg'), plot(addResults(path, { [name]: result })))
+  }
+}
+
+function runScene(scene: Scene, turns: Turns): Promise<Record<string, Figures>> {
+  return onStage(async (stage) => {
+    const paced = { ...turns, ratePerSecond: scene.rate }
+    const players: Player[] = []
+    const wanted: readonly ContenderName[] =
+      values.quick && scene.quick.length > 0 ? scene.quick : scene.contenders
+    for (const name of wanted) {
+      const absence = absenceOf(name)
       if (absence !== undefined) {
-        console.log(`  ${contenderName} (${isOf(contenderName)}) is left out: ${absence}`)
+        console.log(`${name} (${isOf(name)}) is left out: ${absence}\n`)
         continue
       }
-      const contender = await startContender(contenderName, { wechat, closing })
-      const take = await scene.prepare(contender, { wechat, load, total })
-      players.push({ contender, take, samples: [] })
-      await load.run({ ...(await take(warmUp)), connections: CONNECTIONS, timeoutMs: 60_000 })
+      const contender = await startContender(name, stage)
+      const take = await scene.prepare(contender, { ...stage, total: requestsOf(paced) })
+      players.push({ label: name, contender, take })
     }
-    for (let round = 0; round < rounds; round += 1) {
-      for (const { contender, take, samples } of players) {
-        const requests = await take(scene.window)
-        samples.push(
-          await measure(load, contender, { ...requests, connections: CONNECTIONS, timeoutMs: 60_000 }),
-        )
-      }
-    }
-    for (const { contender, samples } of players) {
-      const of = (figure: (sample: Sample) => number) => {
-        const all = samples.map(figure)
-        return `${median(all).toFixed(1)} (${Math.min(...all).toFixed(1)}–${Math.max(...all).toFixed(1)})`
-      }
-      console.log(
-        `  ${contender.name.padEnd(14)} CPU ${of((s) => s.cpuUs)} µs, Redis ${of((s) => s.redisCpuUs)} µs, ` +
-          `${of((s) => s.perSecond)}/s, gc ${of((s) => s.gcUs)} µs, ${of((s) => s.allocatedBytes)} B allocated, RSS ${of((s) => s.rssMb)} MB`,
-      )
-    }
-  } finally {
-    await closing.close()
-  }
-  console.log(`  ${((performance.now() - startedMs) / 1_000).toFixed(0)} s`)
+    return takeTurns(stage.load, players, paced)
+  })
 }

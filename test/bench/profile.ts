@@ -8,17 +8,15 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { startWechat } from '../faults/wechat.ts'
-import { createClosing } from './closing.ts'
 import { startContender } from './contenders.ts'
 import type { ContenderName } from './contenders.ts'
 import { askProbe, cpuUs } from './cost.ts'
 import { readProfile, selfUsByOwner } from './cpu-profile.ts'
 import { flameGraph } from './flame-graph.ts'
-import { startLoad } from './load.ts'
 import { pin } from './processes.ts'
 import { SCENES } from './scenes.ts'
 import type { Scene, SceneName } from './scenes.ts'
+import { onStage } from './stage.ts'
 import { CONNECTIONS, TIMEOUT_MS } from './users.ts'
 
 const { values, positionals } = parseArgs({
@@ -39,16 +37,12 @@ const folder = resolve(values.out)
 mkdirSync(folder, { recursive: true })
 const file = join(folder, `${name}-${values.contender}`)
 
-const closing = createClosing()
-try {
-  pin(process.pid, 'others')
-  const wechat = await startWechat(closing, { keyRefreshSeconds: 60 })
-  pin(wechat.program.pid, 'others')
-  const load = startLoad()
-  closing.defer(() => load.close())
-  const contender = await startContender(values.contender as ContenderName, { wechat, closing })
+pin(process.pid, 'others')
+await onStage(async (stage) => {
+  const { load } = stage
+  const contender = await startContender(values.contender as ContenderName, stage)
   if (contender.probe === undefined) throw new Error(`${contender.name} is no Node process`)
-  const take = await scene.prepare(contender, { wechat, load, total: warmUp + count })
+  const take = await scene.prepare(contender, { ...stage, total: warmUp + count })
   const run = { connections: CONNECTIONS, timeoutMs: TIMEOUT_MS }
   await load.run({ ...(await take(warmUp)), ...run })
   const requests = await take(count)
@@ -58,21 +52,21 @@ try {
   const spentUs = cpuUs(contender.pids()) - before
   await askProbe(contender.probe, `stop-profile ${file}.cpuprofile`)
   report(spentUs)
-} finally {
-  await closing.close()
-}
+})
 process.exit(0)
 
 function report(spentUs: number): void {
   const root = readProfile(`${file}.cpuprofile`)
-  const each = (us: number) => (us / count).toFixed(1)
-  const title = `${name}, ${values.contender}: ${each(root.totalUs)} µs a request while profiled`
+  // A profile counts by the clock, also while another process had the core.
+  const scale = spentUs / root.totalUs / count
+  const each = (us: number) => (us * scale).toFixed(1)
+  const title = `${name}, ${values.contender}: ${each(root.totalUs)} µs of CPU a request, with what profiling takes`
   const rows = selfUsByOwner(root).slice(0, Number(values.top))
   const lines = rows.map(
     ([owner, us]) =>
       `${each(us).padStart(8)} ${((100 * us) / root.totalUs).toFixed(1).padStart(5)} %  ${owner}`,
   )
-  console.log(`${title} (${each(spentUs)} µs by the operating system, with the profiler's own)`)
+  console.log(title)
   console.log(lines.join('\n'))
   writeFileSync(`${file}.txt`, `${title}\n\n${lines.join('\n')}\n`)
   writeFileSync(`${file}.svg`, flameGraph(root, title))

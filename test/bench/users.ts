@@ -6,6 +6,7 @@ import { randomUUIDv7 } from 'node:crypto'
 import type { Wechat } from '../faults/wechat.ts'
 import type { Contender } from './contenders.ts'
 import type { Load } from './load.ts'
+import type { Asking } from './requests.ts'
 
 const MINTED_AT_ONCE = 20_000
 export const CONNECTIONS = 32
@@ -21,12 +22,15 @@ export async function newCodes(wechat: Wechat, count: number): Promise<string[]>
 /** `each` codes for so many new users: in each list one of every user. */
 async function newGenerations(
   wechat: Wechat,
-  { users, each }: { users: number; each: number },
+  { users, each, appid }: { users: number; each: number; appid?: string },
 ): Promise<string[][]> {
   const generations: string[][] = Array.from({ length: each }, () => [])
   for (let left = users; left > 0; left -= MINTED_AT_ONCE) {
     const some = Math.min(left, MINTED_AT_ONCE)
-    const codes = await wechat.codes(some * each, { codesPerUser: each })
+    const codes = await wechat.codes(some * each, {
+      codesPerUser: each,
+      ...(appid !== undefined && { appid }),
+    })
     for (const [at, { code }] of codes.entries()) generations[Math.floor(at / some)]?.push(code)
   }
   return generations
@@ -34,14 +38,15 @@ async function newGenerations(
 
 export interface LoggedIn {
   sub: string
+  openid: string
   token: string
   unionid?: string
 }
 
 /** Logs them in. */
-export async function logIn(load: Load, contender: Contender, codes: readonly string[]): Promise<LoggedIn[]> {
+export async function logIn(load: Load, asking: Asking, codes: readonly string[]): Promise<LoggedIn[]> {
   const { bodies = [] } = await load.run({
-    ...contender.login(),
+    ...asking,
     values: codes,
     connections: CONNECTIONS,
     keepBodies: true,
@@ -50,16 +55,33 @@ export async function logIn(load: Load, contender: Contender, codes: readonly st
   return bodies.map((body) => JSON.parse(body) as LoggedIn)
 }
 
-/** Users who have logged in and whom the worker has acknowledged, with more codes for them, one of every user in turn. */
+export interface KnownUsers {
+  users: LoggedIn[]
+  /** More of them, one of every user in turn. */
+  codes: string[]
+  asking: Asking
+}
+
+/** Users who have logged in and whom the worker has acknowledged; of several apps in turn, where they are named. */
 export async function knownUsers(
   { load, wechat }: { load: Load; wechat: Wechat },
   contender: Contender,
-  { users, loginsEach }: { users: number; loginsEach: number },
-): Promise<{ users: LoggedIn[]; codes: string[] }> {
-  const [first = [], ...later] = await newGenerations(wechat, { users, each: 1 + loginsEach })
-  const loggedIn = await logIn(load, contender, first)
+  { users, loginsEach, appids = [] }: { users: number; loginsEach: number; appids?: readonly string[] },
+): Promise<KnownUsers> {
+  const each = 1 + loginsEach
+  const generations: string[][] = Array.from({ length: each }, () => [])
+  if (appids.length === 0) generations.splice(0, each, ...(await newGenerations(wechat, { users, each })))
+  for (const appid of appids) {
+    const ofApp = await newGenerations(wechat, { users: Math.ceil(users / appids.length), each, appid })
+    for (const [at, codes] of ofApp.entries()) {
+      generations[at]?.push(...codes.map((code) => `${code}","appid":"${appid}`))
+    }
+  }
+  const [first = [], ...later] = generations
+  const asking = contender.login({}, first[0]?.length)
+  const loggedIn = await logIn(load, asking, first)
   if (contender.redisUrl !== undefined) await acknowledgeAll(contender.redisUrl, loggedIn)
-  return { users: loggedIn, codes: later.flat() }
+  return { users: loggedIn, codes: later.flat(), asking }
 }
 
 /** As the worker does when it has provisioned them. */
