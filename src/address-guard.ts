@@ -3,7 +3,8 @@
  * never names, and is asked again at each connection (workers/webhooks/post.ts), about the very address that is
  * connected to.
  */
-import { BlockList, isIP } from 'node:net'
+import { isIP } from 'node:net'
+import { addressList } from './addresses.ts'
 
 /**
  * What the IANA registries of special-purpose addresses list for IPv4.
@@ -44,10 +45,10 @@ export type AddressGuard = (address: string) => boolean
 
 /** @param permitted CIDR ranges that are private and yet may be reached; sound ones (isAddressRange) */
 export function createAddressGuard(permitted: readonly string[]): AddressGuard {
-  const exceptions = listOf(permitted)
-  const metadata = listOf(METADATA)
-  const special = listOf([...SPECIAL_IPV4, ...SPECIAL_IPV6])
-  const globalIpv6 = listOf([GLOBAL_IPV6])
+  const exceptions = addressList(permitted)
+  const metadata = addressList(METADATA)
+  const special = addressList([...SPECIAL_IPV4, ...SPECIAL_IPV6])
+  const globalIpv6 = addressList([GLOBAL_IPV6])
 
   return (address) => {
     const family = isIP(address) === 4 ? 'ipv4' : 'ipv6'
@@ -56,15 +57,4 @@ export function createAddressGuard(permitted: readonly string[]): AddressGuard {
     if (exceptions.check(address, family)) return false
     return special.check(address, family) || (family === 'ipv6' && !globalIpv6.check(address, family))
   }
-}
-
-function listOf(ranges: readonly string[]): BlockList {
-  const list = new BlockList()
-  for (const range of ranges) {
-    const [address = '', bits] = range.split('/')
-    const family = isIP(address) === 4 ? 'ipv4' : 'ipv6'
-    if (bits === undefined) list.addAddress(address, family)
-    else list.addSubnet(address, Number(bits), family)
-  }
-  return list
 }

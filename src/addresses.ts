@@ -4,7 +4,7 @@
  * Works on the bits, not on the notation: one address can be written in many ways, and a limit that counted
  * spellings could be escaped by spelling.
  */
-import { isIPv4, isIPv6 } from 'node:net'
+import { BlockList, isIPv4, isIPv6 } from 'node:net'
 
 /**
  * Whom a limit per address counts: an IPv4 address, or the /64 of an IPv6 address, which is what one
@@ -17,6 +17,18 @@ export function addressGroup(ip: string): string {
 /** The network a phone stays in while it retries a login: IPv4 /24, IPv6 /48. */
 export function networkOf(ip: string): string {
   return prefixOf(ip, { ipv4Bits: 24, ipv6Bits: 48 })
+}
+
+/** What lies in these CIDR ranges; sound ones (isAddressRange). */
+export function addressList(ranges: readonly string[]): BlockList {
+  const list = new BlockList()
+  for (const range of ranges) {
+    const [address = '', bits] = range.split('/')
+    const family = isIPv4(address) ? 'ipv4' : 'ipv6'
+    if (bits === undefined) list.addAddress(address, family)
+    else list.addSubnet(address, Number(bits), family)
+  }
+  return list
 }
 
 /** Groups of 16 bits: 64:ff9b::/96, by which networks without IPv4 reach it. */

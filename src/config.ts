@@ -19,6 +19,8 @@ import { SETTINGS } from './settings.ts'
 import type { SettingName } from './settings.ts'
 import type { LocalLimitSettings } from './local-limits.ts'
 import type { SheddingSettings } from './shedding.ts'
+import { TRACING_SETTINGS, tracingConfig } from './tracing/config.ts'
+import type { TracingConfig } from './tracing/tracing.ts'
 import { readWebhooks, WEBHOOK_SETTINGS } from './webhook-endpoints.ts'
 import type { WebhooksConfig } from './webhook-endpoints.ts'
 
@@ -70,6 +72,8 @@ export interface GatewayConfig {
   readonly provisionRefreshSeconds: number
   readonly sessionEvents: boolean
   readonly provisionBacklogMax: number
+  /** undefined: off. */
+  readonly tracing: TracingConfig | undefined
   readonly logLevel: string
   readonly drainDelayMs: number
   readonly readyRequiresRedis: boolean
@@ -85,6 +89,7 @@ export interface WorkerConfig {
   readonly port: number
   readonly concurrency: number
   readonly webhooks: WebhooksConfig
+  readonly tracing: TracingConfig | undefined
   readonly logLevel: string
 }
 
@@ -151,6 +156,9 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
   if (needsComponentToken && reading.isMissing('WECHAT_COMPONENT_TOKENS_FILE'))
     faults.push('WECHAT_COMPONENT_TOKENS_FILE is missing, which an app of kind wechat_component needs')
 
+  if (values.TRACE_TRUST_PARENT && reading.isMissing('TRUST_PROXY'))
+    faults.push('TRACE_TRUST_PARENT needs TRUST_PROXY: whose word is to be taken')
+
   const maxSeconds = sessionMaxSeconds(reading)
   if (faults.length > 0 || redis === undefined) throw new ConfigError(faults)
   return {
@@ -200,6 +208,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
     provisionRefreshSeconds: values.PROVISION_REFRESH_SECONDS,
     sessionEvents: values.SESSION_EVENTS,
     provisionBacklogMax: values.PROVISION_BACKLOG_MAX,
+    tracing: tracingConfig(reading, { trustsParent: values.TRACE_TRUST_PARENT }),
     logLevel: values.LOG_LEVEL,
     drainDelayMs: values.DRAIN_DELAY_MS,
     readyRequiresRedis: values.READY_REQUIRES_REDIS,
@@ -211,7 +220,7 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
  * @throws {ConfigError} naming every fault.
  */
 export function loadWorkerConfig(env: Environment): WorkerConfig {
-  const reading = readSettings(env, [...SHARED_SETTINGS, ...WORKER_SETTINGS])
+  const reading = readSettings(env, [...SHARED_SETTINGS, ...TRACING_SETTINGS, ...WORKER_SETTINGS])
   const { values, faults } = reading
   const redis = redisConfig(reading)
   const production = env['NODE_ENV'] === 'production'
@@ -232,6 +241,7 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
     port: values.WORKER_PORT,
     concurrency: values.WORKER_CONCURRENCY,
     webhooks,
+    tracing: tracingConfig(reading, { trustsParent: false }),
     logLevel: values.LOG_LEVEL,
   }
 }

@@ -20,21 +20,26 @@ import type { Gateway } from './gateway.ts'
 import { createLogOutput } from './log-output.ts'
 import { createLog } from './log.ts'
 import type { Log } from './log.ts'
+import { traceFields } from './tracing/span.ts'
+import { startTracing } from './tracing/start.ts'
 
 const START_RETRY_MS = 500
 /** Taken, or kept for the administrator. Other faults of listening are the host's. */
 const PORT_FAULTS: ReadonlySet<string> = new Set(['EADDRINUSE', 'EACCES'])
 
+const config = readConfig()
+/** Loaded here, while signals are still seen to by main.ts. */
+const tracing = config.tracing && (await startTracing(config.tracing, 'wechat-login-gateway'))
+
 /** Sees to signals before it returns. Resolves when the gateway is ready, or has been told to end before. */
 export async function runGateway(): Promise<void> {
-  const config = readConfig()
   if (process.argv.includes('--check-config')) {
     console.log('The configuration is valid.')
     process.exit(0)
   }
   const output = createLogOutput()
-  const log = createLog(config.logLevel, 'gateway', output)
-  const gateway = createGateway(config, log, output)
+  const log = createLog(config.logLevel, 'gateway', output, config.tracing && traceFields)
+  const gateway = createGateway(config, log, output, tracing)
   const leaving = leaveWithGrace(gateway, log, config.drainDelayMs)
   try {
     await start(gateway, log, config, leaving)

@@ -20,7 +20,7 @@ import { createThrottle } from './log.ts'
 import { createLocalLimits } from './local-limits.ts'
 import type { Log } from './log.ts'
 import { createLogin } from './login.ts'
-import type { Grant } from './login.ts'
+import type { Grant, LoginPorts } from './login.ts'
 import { measuredFind, measuredLogin, timeStages } from './measured.ts'
 import { createGatewayMetrics } from './metrics.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
@@ -46,6 +46,11 @@ import { createSessions } from './sessions.ts'
 import { createShedding } from './shedding.ts'
 import type { Session } from './sessions.ts'
 import { createTokens } from './tokens.ts'
+import { traceLogin } from './tracing/login-spans.ts'
+import { traceProvisioning } from './tracing/queue-spans.ts'
+import { sampledTraceId } from './tracing/span.ts'
+import { reportSpans } from './tracing/start.ts'
+import type { Tracing } from './tracing/tracing.ts'
 import { createUpstream } from './upstream.ts'
 import { createAccessTokens } from './wechat/access-token.ts'
 import { createUserApi } from './wechat/user-api.ts'
@@ -61,9 +66,11 @@ export function createGateway(
   config: GatewayConfig,
   log: Log,
   output?: { /** Lines of the log, since the start. */ lost(): number },
+  tracing?: Tracing,
 ) {
-  const metrics = createGatewayMetrics()
+  const metrics = createGatewayMetrics(tracing && { traceId: sampledTraceId })
   if (output) metrics.logLinesLost(output.lost)
+  if (tracing) reportSpans(tracing, { spans: metrics.spans, log })
   const keys = createKeys(config.redis.keyPrefix)
 
   const redis = connectFailFast(config.redis, {
@@ -85,9 +92,8 @@ export function createGateway(
     if (keepsKeys === undefined) log.info('Redis does not say its maxmemory-policy; it must be noeviction')
   })
 
-  const provisioning = createProvisioning(redis, keys, (outcome) =>
-    metrics.provisioningEnqueued.inc({ outcome }),
-  )
+  const queue = createProvisioning(redis, keys, (outcome) => metrics.provisioningEnqueued.inc({ outcome }))
+  const provisioning = tracing ? traceProvisioning(queue) : queue
   metrics.provisioningQueue(provisioning, config.provisionBacklogMax)
   const backlog = createBacklog(
     {
@@ -147,7 +153,7 @@ export function createGateway(
     onClaimLost: (error) => throttle('claim', () => log.warn({ err: error }, 'a claim could not be closed')),
   })
 
-  const upstream = createUpstream({ config, apps, metrics, log })
+  const upstream = createUpstream({ config, apps, metrics, log, isTraced: tracing !== undefined })
 
   const cache =
     config.sessionCacheSeconds > 0
@@ -280,23 +286,16 @@ export function createGateway(
   )
 
   const running = createRunning<Grant>()
-  const login = measuredLogin(
-    createLogin(
-      timeStages(
-        {
-          limits,
-          codes,
-          wechat: upstream.code2Session,
-          sessions,
-          provisioning: backlog,
-          startDeadline: startClock,
-        },
-        metrics.stageTook,
-      ),
-    ),
-    metrics,
-    apps.labelOf,
-  )
+  const ports: LoginPorts = {
+    limits,
+    codes,
+    wechat: upstream.code2Session,
+    sessions,
+    provisioning: backlog,
+    startDeadline: startClock,
+  }
+  const timed = timeStages(ports, metrics.stageTook)
+  const login = measuredLogin(createLogin(tracing ? traceLogin(timed) : timed), metrics, apps.labelOf)
 
   const shedding = createShedding(config.shedding, {
     onShed: (rank, reason) => metrics.shed.inc({ rank, reason }),
@@ -310,6 +309,7 @@ export function createGateway(
     shedding,
     trustProxy: config.trustProxy,
     loginDeadlineMs: config.loginDeadlineMs,
+    tracing,
   }
   const app = createPublicApp({
     ...server,
@@ -353,7 +353,10 @@ export function createGateway(
     /** Whether start() has succeeded: a load balancer may have sent clients here. */
     hasStarted: () => isStarted,
     /** Go on answering, but tell the load balancer and every client to go elsewhere. */
-    drain: () => health.drain(),
+    drain(): void {
+      health.drain()
+      tracing?.flush()
+    },
     /**
      * Lets requests finish, then closes everything. Bounded, whether or not Redis answers. Metrics and health are
      * answered until the end.
@@ -377,6 +380,7 @@ export function createGateway(
       )
       endings?.disconnect()
       await disconnect(redis, CLOSE_STEP_MS)
+      if (tracing) await within(CLOSE_STEP_MS, tracing.close())
       health.stop()
       await within(CLOSE_STEP_MS, admin.close())
       admin.server.closeAllConnections()

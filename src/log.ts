@@ -25,8 +25,9 @@ const SECRET_FIELDS = [
 /**
  * @param name of the process: gateway, worker
  * @param output where the lines go; pino's own way to stdout when there is none, which is for tests
+ * @param moreFields asked for each line: what all lines have besides their own
  */
-export function createLog(level: string, name: string, output?: LogOutput): Log {
+export function createLog(level: string, name: string, output?: LogOutput, moreFields?: () => object): Log {
   const options: LoggerOptions = {
     level,
     base: { name, pid: process.pid },
@@ -37,6 +38,7 @@ export function createLog(level: string, name: string, output?: LogOutput): Log 
       censor: '[secret]',
     },
     serializers: { err: describeError },
+    ...(moreFields && { mixin: moreFields }),
   }
   if (output === undefined) return pino(options)
   const log = pino(options, output)

@@ -15,7 +15,7 @@ import {
 } from './metric-kinds.ts'
 import { describeProcess } from './process-metrics.ts'
 import { sessionMetrics } from './session-metrics.ts'
-import { provisioningQueue, redisMetrics } from './store-metrics.ts'
+import { provisioningQueue, redisMetrics, spanMetrics } from './store-metrics.ts'
 import type { QueueView } from './store-metrics.ts'
 import { wechatMetrics } from './wechat-metrics.ts'
 
@@ -143,6 +143,7 @@ export function createGatewayMetrics({ traceId }: GatewayMetricsOptions = {}) {
       name: 'redis_eviction_policy_ok',
       help: 'Whether maxmemory-policy is noeviction: 1, 0 (sessions and jobs are lost when memory is short), -1 Redis does not say.',
     }),
+    spans: spanMetrics(metrics),
     requests: counter(metrics, {
       name: 'http_requests_total',
       help: 'Requests by route and status.',

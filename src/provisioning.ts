@@ -28,6 +28,8 @@ export interface ProvisionJob {
   unionid?: string
   /** When the login was seen, unix ms of Redis; an older job never undoes a newer one. */
   seenAtMs: number
+  /** Its place in the trace of the login, if that is traced (tracing/trace-parent.ts). */
+  tp?: string
 }
 
 /** For a job that fails where others do not: about two minutes, then a person has to look at it. */

@@ -166,8 +166,11 @@ export function nameScript(sha1: string, name: string): void {
   scriptNames.set(sha1, name)
 }
 
+/** Of a script of ours, by its hash; undefined when it is a library's. */
+export function scriptNameOf(sha1: unknown): string | undefined {
+  return typeof sha1 === 'string' ? scriptNames.get(sha1) : undefined
+}
+
 function nameOf({ name, args }: Command): string {
-  if (name !== 'evalsha') return name
-  const [sha1] = args
-  return (typeof sha1 === 'string' ? scriptNames.get(sha1) : undefined) ?? name
+  return name === 'evalsha' ? (scriptNameOf(args[0]) ?? name) : name
 }

@@ -37,6 +37,21 @@ export function integer(spec: Common & { default: number; min: number; max: numb
   }
 }
 
+/** A part of the whole: a decimal from 0 to 1. */
+export function share(spec: Common & { default: number }): Setting<number> {
+  return {
+    doc: spec.doc,
+    shownDefault: String(spec.default),
+    secret: false,
+    parse(text) {
+      if (text === undefined) return spec.default
+      if (!/^(0(\.\d{1,6})?|1(\.0{1,6})?)$/.test(text))
+        throw new SettingFault('must be a decimal from 0 to 1')
+      return Number(text)
+    },
+  }
+}
+
 /** true or false. */
 export function flag(spec: Common & { default: boolean }): Setting<boolean> {
   return {
@@ -127,6 +142,16 @@ export function isUrl(text: string): boolean {
     return true
   } catch {
     return false // the reason quotes the text, and the text may hold a password
+  }
+}
+
+/** Whether it can be decoded. */
+export function isPercentEncoded(text: string): boolean {
+  try {
+    decodeURIComponent(text)
+    return true
+  } catch {
+    return false // the reason quotes the text
   }
 }
 

@@ -10,10 +10,12 @@ import {
   hostPort,
   integer,
   isAddressRange,
+  isPercentEncoded,
   isUrl,
   list,
   optionalText,
   origin,
+  share,
   text,
 } from './setting-kinds.ts'
 import type { Setting } from './setting-kinds.ts'
@@ -339,6 +341,30 @@ export const SETTINGS = {
   SESSION_EVENTS: flag({
     default: false,
     doc: 'Whether a gateway tells the worker of log-outs, for webhooks that want session.revoked.',
+  }),
+
+  // Traces
+  OTEL_EXPORTER_OTLP_ENDPOINT: optionalText({
+    pattern: /^https?:\/\/[A-Za-z0-9.:[\]_-]+(\/[A-Za-z0-9._~/-]*)?$/,
+    accepts: isUrl,
+    demand: 'must be a URL such as http://collector:4318, without user, password and query',
+    doc: 'Where traces go, by OTLP over HTTP: a collector, Jaeger, Tempo; /v1/traces is added. Absent: there are none, and nothing is loaded for them.',
+  }),
+  OTEL_EXPORTER_OTLP_HEADERS: optionalText({
+    secret: true,
+    pattern: /^[A-Za-z0-9_-]+=[\x21-\x2b\x2d-\x7e]+(,[A-Za-z0-9_-]+=[\x21-\x2b\x2d-\x7e]+)*$/,
+    accepts: isPercentEncoded,
+    demand:
+      'must be name=value, or several with commas between them, with spaces and commas of a value encoded',
+    doc: 'Headers that are sent there, for its keys: name=value, comma list, values percent-encoded.',
+  }),
+  OTEL_TRACES_SAMPLER_ARG: share({
+    default: 0.1,
+    doc: 'Part of the requests that are traced, 0 to 1. The worker follows the gateway.',
+  }),
+  TRACE_TRUST_PARENT: flag({
+    default: false,
+    doc: 'Whether the trace that a request from TRUST_PROXY names (traceparent) is continued, sampled or not as it says. Only where the proxy writes or strips that header itself: otherwise clients decide what is traced.',
   }),
 
   // Process

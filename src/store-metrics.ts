@@ -89,3 +89,13 @@ export function oldestWaiting(
     },
   )
 }
+
+/** What became of the spans of traces. */
+export function spanMetrics(metrics: Metrics) {
+  return counter(metrics, {
+    name: 'trace_spans_total',
+    help: 'Spans of traces by fate: exported, failed (the collector did not take them), dropped (too many waited for it).',
+    labelNames: ['fate'],
+    childrenMax: 3,
+  })
+}

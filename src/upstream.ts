@@ -13,6 +13,7 @@ import { createApi } from './wechat/api.ts'
 import { createAppGates } from './wechat/app-gate.ts'
 import { createBreakers } from './wechat/breaker.ts'
 import { createBulkhead } from './wechat/bulkhead.ts'
+import { tellOfErrcode, traceCalls } from './wechat/call-spans.ts'
 import { createCalls } from './wechat/calls.ts'
 import { createCode2Session } from './wechat/code2session.ts'
 import { createHosts } from './wechat/hosts.ts'
@@ -25,10 +26,11 @@ export interface UpstreamDeps {
   apps: Pick<Apps, 'find' | 'list' | 'labelOf'>
   metrics: GatewayMetrics
   log: Log
+  isTraced: boolean
 }
 
 /** Opens no connection before the first call. */
-export function createUpstream({ config, apps, metrics, log }: UpstreamDeps) {
+export function createUpstream({ config, apps, metrics, log, isTraced }: UpstreamDeps) {
   const errcodesOf = (appid: string) => platforms[apps.find(appid)?.kind ?? 'wechat'].errcodes
   const gates = createAppGates((appid, errcode) => {
     if (errcode === undefined) return log.info({ appid }, 'WeChat takes the app again')
@@ -51,7 +53,8 @@ export function createUpstream({ config, apps, metrics, log }: UpstreamDeps) {
 
   const breakers = createBreakers({ callMsMax: config.loginDeadlineMs })
   // Connections of their own, so that logins and other calls cannot take each other's.
-  const [calls, apiCalls] = [createCalls(), createCalls()]
+  const openCalls = () => (isTraced ? traceCalls(createCalls()) : createCalls())
+  const [calls, apiCalls] = [openCalls(), openCalls()]
   const bulkhead = createBulkhead((why) => metrics.slotsRefused.inc({ calls: 'exchange', why }))
   const apiBulkhead = createBulkhead((why) => metrics.slotsRefused.inc({ calls: 'api', why }))
   metrics.slots(() => ({ exchange: bulkhead.counts(), api: apiBulkhead.counts() }))
@@ -77,6 +80,7 @@ export function createUpstream({ config, apps, metrics, log }: UpstreamDeps) {
     metrics.errcodes.inc({ kind, errcode: errcodes.labelOf(errcode) })
     const meaning = errcodes.meaningOf(errcode)
     log.debug({ appid, errcode, meaning, rid }, 'WeChat answered with an errcode')
+    if (isTraced) tellOfErrcode(errcode, meaning, rid)
   }
   const platforms: Platforms = createPlatforms(hosts, config, {
     onErrcode,

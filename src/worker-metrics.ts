@@ -1,7 +1,7 @@
 /** The worker's metrics. docs/metrics.md lists them all. */
 import { askedGauge, counter, createMetrics, exposition, histogram } from './metric-kinds.ts'
 import { describeProcess } from './process-metrics.ts'
-import { oldestWaiting, provisioningQueue, queueJobs, redisMetrics } from './store-metrics.ts'
+import { oldestWaiting, provisioningQueue, queueJobs, redisMetrics, spanMetrics } from './store-metrics.ts'
 import type { QueueView } from './store-metrics.ts'
 import { webhooks } from './webhook-metrics.ts'
 
@@ -34,6 +34,7 @@ export function createWorkerMetrics() {
     exposition: exposition(metrics),
     catalogue: metrics.catalogue,
     ...redisMetrics(metrics),
+    spans: spanMetrics(metrics),
     /** undefined: not known yet. */
     databaseUp: (isUp: () => boolean | undefined) =>
       askedGauge(

@@ -1,7 +1,9 @@
 /**
- * Nothing secret gets out, at log level trace, while things go wrong: secrets are planted, a run with every
- * kind of failure follows, and then everything that the system has written is searched for them.
+ * Nothing secret gets out, at log level trace and with every request traced, while things go wrong: secrets are
+ * planted, a run with every kind of failure follows, and then everything that the system has written is searched for
+ * them. Logs, metrics and spans are also searched for whatever names a person.
  */
+import { randomUUID } from 'node:crypto'
 import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,15 +12,24 @@ import { expect, inject, onTestFinished, test } from 'vitest'
 import { startRedis } from '../deploy/local/redis-server.ts'
 import { createClient } from './harness/client.ts'
 import type { Reply } from './harness/client.ts'
+import { startCollector } from './harness/collector.ts'
 import { dumpDatabase, dumpRedis } from './harness/dumps.ts'
-import { APP_SECRET, gatewayEnvironment, SIMULATED, workerEnvironment } from './harness/environment.ts'
+import { APP_SECRET, APPID, gatewayEnvironment, SIMULATED, workerEnvironment } from './harness/environment.ts'
 import { startGatewayProcess, startWorkerProcess } from './harness/processes.ts'
 import { until } from './harness/until.ts'
+import { subjectOf } from '../src/subject.ts'
 import { createPostgresDatabase } from './postgres-database.ts'
 import { startSimulator } from './simulator/server.ts'
 
 const REDIS_PASSWORD = 'redis-password-canary-7Qm2'
 const DATABASE_PASSWORD = 'database-password-canary-4Xw9'
+const COLLECTOR_KEY = 'collector-key-canary-8Rt5'
+/** What a client says of itself. */
+const CLIENT = {
+  ip: '198.51.100.213',
+  userAgent: 'canary-phone-5Zk8/7.1',
+  nonce: 'nonce-canary-6Hj1-0123456789',
+}
 
 /** Every form in which a secret could slip out: as it is, encoded, quoted, and its beginning alone. */
 function formsOf(secret: string): string[] {
@@ -49,7 +60,15 @@ test('planted secrets are in no log, metric, error, Redis value or table after a
   const operator = new Redis(redisServer.url)
   await operator.config('SET', 'requirepass', REDIS_PASSWORD)
 
+  const collector = await startCollector()
+  const tracing = {
+    OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
+    OTEL_EXPORTER_OTLP_HEADERS: `authorization=${COLLECTOR_KEY}`,
+    OTEL_TRACES_SAMPLER_ARG: '1',
+  }
   const env = gatewayEnvironment(wechat, {
+    ...tracing,
+    TRUST_PROXY: '127.0.0.1/32',
     REDIS_URL: redisUrl,
     LOG_LEVEL: 'trace',
     LOGIN_DEADLINE_MS: '800',
@@ -57,16 +76,19 @@ test('planted secrets are in no log, metric, error, Redis value or table after a
   })
   const database = await newDatabase()
   const gateway = await startGatewayProcess(env)
-  const worker = await startWorkerProcess(workerEnvironment(env, { ...database.env, LOG_LEVEL: 'trace' }))
+  const worker = await startWorkerProcess(
+    workerEnvironment(env, { ...tracing, ...database.env, LOG_LEVEL: 'trace' }),
+  )
 
   const replies: Reply[] = []
   const codes: string[] = []
   const tokens: string[] = []
   async function logIn(fault?: Parameters<typeof wechat.addFault>[0]): Promise<Reply> {
-    const { code } = wechat.issueCode()
+    const { code } = wechat.issueCode({ unionid: `union-canary-${randomUUID()}` })
     codes.push(code)
     const rule = fault && wechat.addFault({ ...fault, code })
-    const reply = await gateway.login({ code })
+    const said = { 'x-forwarded-for': CLIENT.ip, 'user-agent': CLIENT.userAgent }
+    const reply = await gateway.login({ code, nonce: CLIENT.nonce }, said)
     rule?.remove()
     if (reply.status === 200) tokens.push(reply.body.token)
     else replies.push(reply)
@@ -130,6 +152,7 @@ test('planted secrets are in no log, metric, error, Redis value or table after a
     'worker output': worker.output(),
     metrics: metrics.map(({ text }) => text).join('\n'),
     'error answers': replies.map(({ text, headers }) => JSON.stringify(headers) + text).join('\n'),
+    spans: collector.text(),
     Redis: redisDump,
     database: await dumpDatabase(database.location),
   }
@@ -143,7 +166,18 @@ test('planted secrets are in no log, metric, error, Redis value or table after a
     'token key': formsOfKey((env['TOKEN_KEYS'] ?? '').slice(3)),
     'Redis password': formsOf(REDIS_PASSWORD),
     'database password': formsOf(DATABASE_PASSWORD),
+    'key of the collector': formsOf(COLLECTOR_KEY),
   }
+  /** Redis and the database are where people are kept, and answers are theirs. */
+  const people: Record<string, string[]> = {
+    openid: wechat.users().flatMap(({ openid }) => formsOf(openid)),
+    unionid: wechat.users().flatMap(({ unionid }) => formsOf(unionid ?? '')),
+    subject: wechat.users().map(({ openid }) => subjectOf(APPID, openid)),
+    address: [CLIENT.ip],
+    'user agent': formsOf(CLIENT.userAgent),
+    nonce: formsOf(CLIENT.nonce),
+  }
+  const impersonal = ['gateway output', 'worker output', 'metrics', 'spans']
 
   // The search itself has to be able to find: each place holds what it should hold.
   expect(written['gateway output']).toContain('"level":"warn"')
@@ -152,8 +186,20 @@ test('planted secrets are in no log, metric, error, Redis value or table after a
   expect(written['Redis']).toContain('"seenAtMs"')
   expect(secrets['session_key']?.filter((form) => form.length >= 16).length).toBeGreaterThan(20)
 
+  // Spans of all six hops, at that.
+  const hops = [
+    'POST /login',
+    'EVALSHA open-session',
+    'GET /sns/jscode2session',
+    'send provision',
+    'process provision',
+  ]
+  for (const hop of [...hops, 'INSERT identities']) expect(written['spans']).toContain(`"${hop}"`)
+  expect(collector.headers[0]?.authorization).toBe(COLLECTOR_KEY)
+  expect(people['unionid']?.filter((form) => form.length >= 16).length).toBeGreaterThan(20)
+
   const hits = Object.entries(written).flatMap(([place, text]) =>
-    Object.entries(secrets).flatMap(([name, forms]) =>
+    Object.entries({ ...secrets, ...(impersonal.includes(place) && people) }).flatMap(([name, forms]) =>
       forms.filter((form) => form.length >= 8 && text.includes(form)).map(() => `${name} in ${place}`),
     ),
   )

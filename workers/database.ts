@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import { Kysely, PGliteDialect, PostgresDialect, sql } from 'kysely'
-import type { Dialect } from 'kysely'
+import type { Dialect, Logger } from 'kysely'
 import { Migrator } from 'kysely/migration'
 import { Pool, types } from 'pg'
 import type { PoolConfig } from 'pg'
@@ -19,6 +19,8 @@ export interface DatabaseSettings {
   readonly dataDir: string
   /** A connection was lost while nobody used it; the pool has dropped it. For the log. */
   readonly onConnectionError: (error: Error) => void
+  /** Told of each statement when it has ended. */
+  readonly onQuery?: Logger | undefined
 }
 
 export interface Database {
@@ -50,10 +52,10 @@ const ANSWER_TIMEOUT_MS = 7_000
  * @throws {DataDirInUse} when another process has the embedded database.
  */
 export function openDatabase(settings: DatabaseSettings): Promise<Database> {
-  return settings.url === undefined ? openEmbedded(settings.dataDir) : Promise.resolve(openPostgres(settings))
+  return settings.url === undefined ? openEmbedded(settings) : Promise.resolve(openPostgres(settings))
 }
 
-function openPostgres({ url, onConnectionError }: DatabaseSettings): Database {
+function openPostgres({ url, onConnectionError, onQuery }: DatabaseSettings): Database {
   // A count comes as a number, as from PGlite, not as a string: all of ours are far below 2^53.
   types.setTypeParser(types.builtins.INT8, Number)
   const options: PoolConfig = {
@@ -74,16 +76,16 @@ function openPostgres({ url, onConnectionError }: DatabaseSettings): Database {
     pool.on('connect', (client) => client.on('error', () => {}))
     return new PostgresDialect({ pool })
   }
-  return createDatabase('postgres', dialect(CONNECTIONS_MAX), () => dialect(1))
+  return createDatabase('postgres', dialect(CONNECTIONS_MAX), { beside: () => dialect(1), onQuery })
 }
 
-async function openEmbedded(dataDir: string): Promise<Database> {
+async function openEmbedded({ dataDir, onQuery }: DatabaseSettings): Promise<Database> {
   const lock = await lockDataDir(dataDir)
   try {
     // Loaded here: the WebAssembly costs a worker on Postgres 300 MB for nothing.
     const { PGlite } = await import('@electric-sql/pglite')
     const pglite = await PGlite.create({ dataDir: join(dataDir, 'pglite') })
-    const database = createDatabase('pglite', new PGliteDialect({ pglite }))
+    const database = createDatabase('pglite', new PGliteDialect({ pglite }), { onQuery })
     return {
       ...database,
       async close() {
@@ -102,8 +104,12 @@ async function openEmbedded(dataDir: string): Promise<Database> {
  * further one, to look at the server past a pool that is all taken: a worker that hangs on to its connections
  * would otherwise take itself for an outage of the database, and wait for its end (seen, with hung jobs).
  */
-export function createDatabase(kind: Database['kind'], dialect: Dialect, beside?: () => Dialect): Database {
-  const db = new Kysely<Schema>({ dialect })
+export function createDatabase(
+  kind: Database['kind'],
+  dialect: Dialect,
+  { beside, onQuery }: { beside?: () => Dialect; onQuery?: Logger | undefined } = {},
+): Database {
+  const db = new Kysely<Schema>({ dialect, ...(onQuery && { log: onQuery }) })
   const migrator = new Migrator({ db, provider: { getMigrations: () => Promise.resolve({ ...MIGRATIONS }) } })
   return {
     kind,

@@ -5,7 +5,7 @@ import type { Log } from '../src/log.ts'
 import type { Keys, RedisClient } from '../src/redis.ts'
 import { describeDatabaseError } from './database-errors.ts'
 import { openDatabase } from './database.ts'
-import type { Database } from './database.ts'
+import type { Database, DatabaseSettings } from './database.ts'
 import { createErasures } from './erasures.ts'
 import type { Erasures } from './erasures.ts'
 import { createProvisionMany } from './provision-many.ts'
@@ -34,6 +34,7 @@ export interface UserStoreDeps {
   readonly redis: RedisClient
   readonly keys: Keys
   readonly log: Log
+  readonly onQuery?: DatabaseSettings['onQuery']
 }
 
 /**
@@ -43,7 +44,7 @@ export interface UserStoreDeps {
  */
 export async function openUserStore(
   { provisionModule, databaseUrl, dataDir, webhooks }: WorkerConfig,
-  { redis, keys, log }: UserStoreDeps,
+  { redis, keys, log, onQuery }: UserStoreDeps,
 ): Promise<UserStore> {
   if (provisionModule !== undefined) {
     const module = await loadProvisionModule(provisionModule)
@@ -70,6 +71,7 @@ export async function openUserStore(
     url: databaseUrl?.reveal(),
     dataDir,
     onConnectionError: (error) => log.warn(describeDatabaseError(error), 'idle database connection lost'),
+    onQuery,
   })
   const outbox = createOutbox(webhooks.endpoints)
   return {

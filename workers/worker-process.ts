@@ -8,7 +8,7 @@
 import { fork } from 'node:child_process'
 import { setTimeout as delay } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
-import { WORKER_CLOSE_MS_MAX } from '../src/closing.ts'
+import { within, WORKER_CLOSE_MS_MAX } from '../src/closing.ts'
 import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
 import type { WorkerConfig } from '../src/config.ts'
 import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
@@ -20,6 +20,8 @@ import { connectFailFast, connectPatient, createKeys, disconnect } from '../src/
 import type { RedisClient } from '../src/redis.ts'
 import { reportConnection } from '../src/redis-report.ts'
 import { SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
+import { traceFields } from '../src/tracing/span.ts'
+import { reportSpans, startTracing } from '../src/tracing/start.ts'
 import { DataDirInUse } from './data-dir-lock.ts'
 import { describeDatabaseError, isTransient } from './database-errors.ts'
 import { waitForDatabase } from './database-wait.ts'
@@ -27,6 +29,7 @@ import { createEraseUser } from './erase-user.ts'
 import { createEraseWorker, createJobRemoval } from './erase-worker.ts'
 import { createBatchedUsers } from './batches.ts'
 import { ProvisionModuleFault } from './provision-module.ts'
+import { traceJobs, traceUsers } from './job-spans.ts'
 import { createProvisionUser } from './provision-user.ts'
 import {
   createJobCount,
@@ -35,6 +38,7 @@ import {
   createWaitingCount,
 } from './provision-worker.ts'
 import type { ProvisionWorker } from './provision-worker.ts'
+import { recordQuery } from './query-spans.ts'
 import { createQuarantine } from './quarantine.ts'
 import type { Quarantine } from './quarantine.ts'
 import type { PatientWorker } from './patient-worker.ts'
@@ -56,7 +60,9 @@ const DISCONNECT_MS = 1_000
 const QUARANTINE_PROGRAM = new URL('quarantine-process.ts', import.meta.url)
 
 const config = readConfig()
-const log = createLog(config.logLevel, 'worker', createLogOutput())
+const log = createLog(config.logLevel, 'worker', createLogOutput(), config.tracing && traceFields)
+/** Loaded here, while signals are still seen to by main.ts. */
+const tracing = config.tracing && (await startTracing(config.tracing, 'wechat-login-worker'))
 const stopping = new AbortController()
 
 /** Sees to signals before it returns. Resolves when the worker is ready, or has been told to end before. */
@@ -85,6 +91,7 @@ function readConfig(): WorkerConfig {
 async function start(config: WorkerConfig) {
   const { redis: redisConfig, webhooks, host, port, concurrency } = config
   const metrics = createWorkerMetrics()
+  if (tracing) reportSpans(tracing, { spans: metrics.spans, log })
   const keys = createKeys(redisConfig.keyPrefix)
   const prefix = keys.queue(PROVISION_QUEUE)
   const redis = connectPatient(redisConfig, { onAnswer: metrics.redisAnswered })
@@ -112,7 +119,11 @@ async function start(config: WorkerConfig) {
         webhookDelivery?.close(graceMs),
       ])
       quarantine?.close()
-      await Promise.all([disconnect(redis, DISCONNECT_MS), store && closeInTime(store)])
+      await Promise.all([
+        disconnect(redis, DISCONNECT_MS),
+        store && closeInTime(store),
+        tracing && within(DISCONNECT_MS, tracing.close()),
+      ])
       status?.close()
       log.info('the worker has stopped')
     },
@@ -125,7 +136,7 @@ async function start(config: WorkerConfig) {
 
   let hasDatabase: boolean | undefined
   metrics.databaseUp(() => hasDatabase && !worker?.isDatabaseAway())
-  const opened = await openUserStore(config, { redis, keys, log })
+  const opened = await openUserStore(config, { redis, keys, log, onQuery: tracing && recordQuery })
   store = opened
   const { database } = opened
   if (database) {
@@ -152,20 +163,23 @@ async function start(config: WorkerConfig) {
   })
   const acknowledge = createAcknowledge(redis, keys)
   const isLoggedIn = createLoggedInCheck(redis, keys)
+  const traced = tracing && traceUsers(opened)
+  const { users, provisionMany } = traced ?? opened
+  const batched = createBatchedUsers(users, provisionMany, {
+    onBatch(size, left) {
+      metrics.batchJobs.observe(size)
+      metrics.batchLeftovers.inc({ why: 'unusual' }, left)
+    },
+    onBatchFailed(size, error) {
+      metrics.batchLeftovers.inc({ why: 'failed' }, size)
+      log.warn(
+        { jobs: size, ...describeDatabaseError(error) },
+        'a batch failed: its jobs are done one by one',
+      )
+    },
+  })
   const provisionUser = createProvisionUser({
-    users: createBatchedUsers(opened.users, opened.provisionMany, {
-      onBatch(size, left) {
-        metrics.batchJobs.observe(size)
-        metrics.batchLeftovers.inc({ why: 'unusual' }, left)
-      },
-      onBatchFailed(size, error) {
-        metrics.batchLeftovers.inc({ why: 'failed' }, size)
-        log.warn(
-          { jobs: size, ...describeDatabaseError(error) },
-          'a batch failed: its jobs are done one by one',
-        )
-      },
-    }),
+    users: traced?.waiting(batched) ?? batched,
     acknowledge,
     isLoggedIn,
     log,
@@ -173,8 +187,8 @@ async function start(config: WorkerConfig) {
   quarantine = opened.kind !== 'pglite' ? createQuarantine(() => fork(QUARANTINE_PROGRAM), log) : undefined
   worker = createProvisionWorker(
     {
-      provisionUser,
-      quarantine: quarantine?.run,
+      provisionUser: tracing ? traceJobs(tracing, provisionUser) : provisionUser,
+      quarantine: tracing && quarantine ? traceJobs(tracing, quarantine.run) : quarantine?.run,
       redis,
       checkStore: opened.check,
       metrics,

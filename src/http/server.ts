@@ -12,9 +12,11 @@ import { withoutRedaction } from '../log.ts'
 import type { Log } from '../log.ts'
 import type { GatewayMetrics } from '../metrics.ts'
 import type { Shedding } from '../shedding.ts'
+import type { Tracing } from '../tracing/tracing.ts'
 import { GatewayError } from '../errors.ts'
 import { addDraining } from './draining.ts'
 import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
+import { createRequestSpanHooks } from './request-spans.ts'
 import { createSheddingHooks } from './shedding-hook.ts'
 import { addTimeLimit } from './time-limit.ts'
 
@@ -67,6 +69,7 @@ export interface ServerDeps {
   shedding: Shedding
   trustProxy: readonly string[]
   loginDeadlineMs: number
+  tracing: Tracing | undefined
 }
 
 /**
@@ -74,7 +77,7 @@ export interface ServerDeps {
  * @param reconsider what an error is to be shown as, where a listener has a say in it
  */
 export function createServer(
-  { log, health, metrics, shedding, trustProxy, loginDeadlineMs }: ServerDeps,
+  { log, health, metrics, shedding, trustProxy, loginDeadlineMs, tracing }: ServerDeps,
   reconsider: (error: unknown, request: FastifyRequest) => unknown = (error) => error,
 ) {
   const handlerMsMax = loginDeadlineMs + HANDLER_MARGIN_MS
@@ -153,6 +156,12 @@ export function createServer(
     throw new GatewayError('method_not_allowed')
   })
 
+  if (tracing !== undefined) {
+    app.decorateRequest('span', undefined)
+    const spanHooks = createRequestSpanHooks(tracing, trustProxy)
+    app.addHook('onRequest', spanHooks.onRequest)
+    app.addHook('onResponse', spanHooks.onResponse)
+  }
   const sheddingHooks = createSheddingHooks(shedding, handlerMsMax)
   addTimeLimit(app, handlerMsMax)
   addDraining(app, { requestTimeoutMs: REQUEST_TIMEOUT_MS, handlerTimeoutMs: handlerMsMax })
