@@ -167,10 +167,11 @@ describe.runIf(postgresUrl)('on Postgres', () => {
   test('a role without free connections is transient', async () => {
     const { open, query, url, name } = await createEmptyDatabase()
     const role = `full_${name}`
-    await query(`create role ${role} login connection limit 0`)
+    await query(`create role ${role} login password 'only-for-tests' connection limit 0`)
     onTestFinished(() => query(`drop role ${role}`))
     const full = new URL(url)
     full.username = role
+    full.password = 'only-for-tests' // a server in a container asks for it
     const database = await closing(open(full.href))
 
     expect(await rejection(database.check())).toMatchObject({ code: '53300' })
