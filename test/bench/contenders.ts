@@ -86,8 +86,9 @@ export function absenceOf(name: ContenderName): string | undefined {
   return (RECIPES[name] as Recipe).absent?.()
 }
 
-export function isOf(name: ContenderName): string {
-  return RECIPES[name].is
+/** What it is, in a line; undefined for a name that is none of a contender. */
+export function isOf(name: string): string | undefined {
+  return Object.hasOwn(RECIPES, name) ? RECIPES[name as ContenderName].is : undefined
 }
 
 function peersAbsent(): string | undefined {

@@ -26,6 +26,7 @@ import { SCENES } from './scenes.ts'
 import type { Scene, SceneName } from './scenes.ts'
 import { onStage } from './stage.ts'
 import { sceneTable } from './table.ts'
+import { resultsPage } from './results-page.ts'
 import { targetTable } from './targets.ts'
 import { requestsOf, takeTurns } from './turns.ts'
 import type { Figures, Player, Turns } from './turns.ts'
@@ -93,7 +94,9 @@ async function runAndTell(name: SceneName | PlayName): Promise<void> {
   const before = readResults(LATEST)[name] ?? readResults(RECORDED)[name]
   console.log(sceneTable(result, before))
   for (const path of values.record ? [LATEST, RECORDED] : [LATEST]) {
-    writeFileSync(path.replace(/json$/, 'svg'), plot(addResults(path, { [name]: result })))
+    const results = addResults(path, { [name]: result })
+    writeFileSync(path.replace(/json$/, 'svg'), plot(results))
+    writeFileSync(path.replace(/json$/, 'md'), resultsPage(results))
   }
 }
 

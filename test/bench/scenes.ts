@@ -1,5 +1,4 @@
 /** What is asked of the contenders: each scene hands out requests and says what a right answer is. */
-import { createHash } from 'node:crypto'
 import type { Wechat } from '../faults/wechat.ts'
 import type { Contender, ContenderName } from './contenders.ts'
 import type { Load } from './load.ts'
@@ -41,7 +40,7 @@ const TOKEN_LENGTH = 58
 export const SCENES = {
   returning: {
     question: 'What does the login of a user cost who has logged in before?',
-    contenders: ['bare', 'upstream-only', 'gateway', 'day', 'php', 'easywechat', 'wafer'],
+    contenders: ['bare', 'upstream-only', 'gateway', 'day', 'php', 'easywechat'],
     quick: ['upstream-only', 'gateway', 'day'],
     rate: 500,
     async prepare(contender, { total, ...tools }) {
@@ -97,6 +96,13 @@ export const SCENES = {
       const tokens = await tokensOf(contender, tools)
       return (count) => ({ ...contender.validation(), values: inTurn(tokens, count) })
     },
+  },
+  wafer: {
+    question: 'What does a login by wafer-node-session cost, which wants open data with it?',
+    contenders: ['upstream-only', 'wafer'],
+    quick: [],
+    rate: 200,
+    prepare: (contender, { wechat }) => freshLogins(contender, wechat),
   },
   introspect: {
     question: 'What does introspection (RFC 7662) cost?',
@@ -168,6 +174,8 @@ export type SceneName = keyof typeof SCENES
 
 const STAND_IN = 'x'.repeat(TOKEN_LENGTH)
 const DECRYPTING_USERS = 200
+/** WeChat lets a user log in some hundred times a minute. */
+const WAFER_LOGINS_EACH = 50
 const OIDC_CLIENT = `Basic ${Buffer.from('backend:backend-secret-of-some-length').toString('base64')}`
 
 function isGateway({ name }: Contender): boolean {
@@ -180,20 +188,25 @@ async function freshLogins(contender: Contender, wechat: Wechat): Promise<Take> 
   return async (count) => ({ ...contender.login(), values: await newCodes(wechat, count) })
 }
 
-/** It wants open data with each login: of one user, whose session_key stays the same meanwhile. */
-async function waferLogins(contender: Contender, wechat: Wechat): Promise<Take> {
-  const openid = `o6_bmwafer${createHash('sha256').update(contender.url).digest('hex').slice(0, 18)}`
+/** It wants open data with each login, made with the session_key that the code brings. */
+function waferLogins(contender: Contender, wechat: Wechat): Take {
+  const { before, after, ...rest } = contender.request({
+    method: 'GET',
+    path: '/login',
+    headers: { 'X-WX-Code': VALUE },
+    status: 200,
+    contains: '"skey":"',
+  })
   return async (count) => {
-    const codes = await wechat.codes(count, { openid })
-    const { encryptedData, iv } = await openData(wechat, openid)
-    const request = contender.request({
-      method: 'GET',
-      path: '/login',
-      headers: { 'X-WX-Code': VALUE, 'X-WX-Encrypted-Data': encryptedData, 'X-WX-IV': iv },
-      status: 200,
-      contains: '"skey":"',
-    })
-    return { ...request, values: codes.map(({ code }) => code) }
+    const values: string[] = []
+    while (values.length < count) {
+      const [{ openid = '' } = {}] = await wechat.codes(1)
+      const codes = await wechat.codes(Math.min(WAFER_LOGINS_EACH, count - values.length), { openid })
+      const { encryptedData, iv } = await openData(wechat, openid)
+      const tail = `\r\nX-WX-Encrypted-Data: ${encryptedData}\r\nX-WX-IV: ${iv}`
+      values.push(...codes.map(({ code }) => code + tail))
+    }
+    return { ...rest, before, after, values }
   }
 }
 
