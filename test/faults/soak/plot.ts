@@ -176,7 +176,7 @@ function logarithmic(values: readonly number[]): Scale {
 }
 
 /** 1, 2 or 5 times a power of ten, at least as large. */
-function niceStep(rough: number): number {
+export function niceStep(rough: number): number {
   const power = 10 ** Math.floor(Math.log10(rough))
   return power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10)
 }
@@ -203,6 +203,6 @@ function writeTick(value: number): string {
 
 const round = (value: number) => Math.round(value * 10) / 10
 
-function escape(text: string): string {
+export function escape(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')
 }
