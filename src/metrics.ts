@@ -95,7 +95,8 @@ export function createGatewayMetrics({ traceId }: GatewayMetricsOptions = {}) {
       name: 'apps_unusable_total',
       help: 'Apps added at run time that this gateway cannot use: their secret or push does not open, or their form is new.',
       labelNames: ['why'],
-      childrenMax: 4,
+      childrenMax: 3,
+      zero: ['secret', 'push', 'form'].map((why) => ({ why })),
     }),
     claims: counter(metrics, {
       name: 'code_claims_total',
