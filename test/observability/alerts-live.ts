@@ -21,12 +21,12 @@ import { startWatchedStand } from './watched-stand.ts'
 const CONFIG_FILE = new URL('../../deploy/prometheus/prometheus.yml', import.meta.url).pathname
 /** As it is shipped. */
 const SCRAPE_MS = 10_000
-/** Before the fault: three evaluations. */
-const QUIET_MS = 30_000
+/** Before the fault: two evaluations. */
+const QUIET_MS = 25_000
 const FIRES_MS_MAX = 60_000
 /** After the alert: what else would fire. */
-const AFTER_MS = 30_000
-const HEALTHY_MS = 150_000
+const AFTER_MS = 25_000
+const HEALTHY_MS = 120_000
 const POLL_MS = 1_000
 const LOAD = { loginsPerSecond: 10, validationsPerSecond: 20, loginsPerUser: 3 }
 
@@ -107,10 +107,14 @@ async function startWatched(bench: Bench, parts: StandOptions) {
 type Prometheus = Awaited<ReturnType<typeof startWatched>>['prometheus']
 
 /** The alerts that fire at any time within so long, and when they were first seen; or until this one does. */
-async function firedWithin(prometheus: Prometheus, ms: number, until?: string): Promise<Map<string, number>> {
+async function firedWithin(
+  prometheus: Prometheus,
+  ms: number,
+  awaited?: string,
+): Promise<Map<string, number>> {
   const endMs = performance.now() + ms
   const fired = new Map<string, number>()
-  while (performance.now() < endMs && !(until !== undefined && fired.has(until))) {
+  while (performance.now() < endMs && !fired.has(awaited ?? '')) {
     for (const name of await prometheus.firing()) if (!fired.has(name)) fired.set(name, performance.now())
     await pause(POLL_MS)
   }

@@ -1,11 +1,12 @@
 /** promtool, and the shipped rules and their tests as it reads them. */
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'yaml'
 
-export const PROMETHEUS_FOLDER = new URL('../../deploy/prometheus/', import.meta.url).pathname
+const PROMETHEUS_FOLDER = new URL('../../deploy/prometheus/', import.meta.url).pathname
 
 export interface AlertRule {
   alert: string
@@ -25,25 +26,24 @@ export interface RuleTest {
   promql_expr_test: { eval_time: string; expr: string; exp_samples?: unknown[] }[]
 }
 
-interface RuleFile<Rule> {
-  groups: { name: string; rules: Rule[] }[]
-}
-
 interface TestFile {
   evaluation_interval: string
   tests: RuleTest[]
 }
 
-function read<T>(file: string): T {
-  return parse(readFileSync(PROMETHEUS_FOLDER + file, 'utf8')) as T
+function read(file: string): unknown {
+  return parse(readFileSync(PROMETHEUS_FOLDER + file, 'utf8'))
 }
 
-export const alerts = read<RuleFile<AlertRule>>('alerts.rules.yml').groups.flatMap(({ rules }) => rules)
-export const recordings = read<RuleFile<RecordingRule>>('recording.rules.yml').groups.flatMap(
-  ({ rules }) => rules,
-)
+export const alerts = rulesOf<AlertRule>('alerts.rules.yml')
+export const recordings = rulesOf<RecordingRule>('recording.rules.yml')
 export const testFiles = ['tests/alerts.test.yml', 'tests/budgets.test.yml']
-const tests = testFiles.map((file) => read<TestFile>(file))
+const tests = testFiles.map((file) => read(file) as TestFile)
+
+function rulesOf<Rule extends AlertRule | RecordingRule>(file: string): Rule[] {
+  const { groups } = read(file) as { groups: { rules: Rule[] }[] }
+  return groups.flatMap(({ rules }) => rules)
+}
 
 /** The tests that look at an alert. */
 export function testsOf(alert: string): RuleTest[] {
@@ -61,25 +61,27 @@ export function absentPromtool(): string | undefined {
     : 'there is no promtool on this machine (apt-get install prometheus)'
 }
 
-export interface Verdict {
+interface Verdict {
   passed: boolean
   output: string
 }
 
-export function runPromtool(...args: string[]): Promise<Verdict> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('promtool', args, { cwd: PROMETHEUS_FOLDER })
-    let output = ''
-    for (const stream of [child.stdout, child.stderr])
-      stream.on('data', (chunk: Buffer) => {
-        output += chunk.toString()
-      })
-    child.on('error', reject)
-    child.on('close', (code) => resolve({ passed: code === 0, output }))
-  })
+/** Standard output and error are one file: of two pipes the order would be lost, and with it which file a verdict is of. */
+export async function runPromtool(...args: string[]): Promise<Verdict> {
+  const folder = mkdtempSync(join(tmpdir(), 'gateway-promtool-'))
+  const file = join(folder, 'output')
+  const output = openSync(file, 'w')
+  try {
+    const child = spawn('promtool', args, { cwd: PROMETHEUS_FOLDER, stdio: ['ignore', output, output] })
+    const [code] = (await once(child, 'close')) as [number | null]
+    return { passed: code === 0, output: readFileSync(file, 'utf8') }
+  } finally {
+    closeSync(output)
+    rmSync(folder, { recursive: true, force: true })
+  }
 }
 
-export interface Trial {
+interface Trial {
   alert: string
   /** In place of the shipped ones. */
   rules: readonly (AlertRule | RecordingRule)[]
