@@ -141,10 +141,12 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
 
     ages() {
       const nowMs = clock.nowMs()
-      return [...lastEndsAtMs].map(([appid, endsAtMs]) => ({
-        appid,
-        ageSeconds: (LIFE_MS - LIFE_MARGIN_MS - endsAtMs + nowMs) / 1000,
-      }))
+      return [...lastEndsAtMs]
+        .filter(([appid]) => !isIdle(appid))
+        .map(([appid, endsAtMs]) => ({
+          appid,
+          ageSeconds: (LIFE_MS - LIFE_MARGIN_MS - endsAtMs + nowMs) / 1000,
+        }))
     },
 
     close() {
@@ -166,7 +168,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
     if (!sealed || !endsAt) return undefined
     const endsAtMs = Number(endsAt.toString())
     if (endsAtMs <= clock.nowMs()) return undefined
-    if (lastAskedMs.has(appid)) lastEndsAtMs.set(appid, endsAtMs)
+    lastEndsAtMs.set(appid, endsAtMs)
     const text = seal.unseal(sealed, placeOf(appid))?.toString()
     if (text === undefined) observer.onUnreadable()
     return text === undefined ? undefined : { text, endsAtMs }
@@ -232,6 +234,7 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
       const sealed = seal.seal(Buffer.from(fetched.text), placeOf(app.appid))
       const lifeMs = Math.max(1, Math.floor(fetched.endsAtMs - clock.nowMs()))
       await stored(storeScript(redis, [keys.accessToken(app.appid), lock], [owner, sealed, lifeMs]))
+      lastEndsAtMs.set(app.appid, fetched.endsAtMs)
       return fetched
     } catch (error) {
       await release(lock, owner)
@@ -300,11 +303,14 @@ export function createAccessTokens(deps: AccessTokensDeps): AccessTokens {
     refreshes.set(appid, timer)
   }
 
+  function isIdle(appid: string): boolean {
+    return performance.now() - (lastAskedMs.get(appid) ?? -Infinity) > IDLE_MS_MAX
+  }
+
   async function refresh(appid: string): Promise<void> {
     refreshes.delete(appid)
-    const isIdle = performance.now() - (lastAskedMs.get(appid) ?? 0) > IDLE_MS_MAX
     const app = findApp(appid)
-    if (closed || isIdle || app === undefined) {
+    if (closed || isIdle(appid) || app === undefined) {
       lastAskedMs.delete(appid)
       lastEndsAtMs.delete(appid)
       return

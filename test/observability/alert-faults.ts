@@ -136,9 +136,9 @@ export const ALERT_FAULTS: readonly AlertFault[] = [
     },
   ),
   onStand(
-    'bad-answers',
+    'odd-answers',
     'LoginBudgetBurnsFast',
-    'WeChat answers four calls of ten with status 500: too few for the circuit to open',
-    ({ wechat }) => wechat.fault({ kind: 'status', status: 500, probability: 0.4 }),
+    'WeChat answers half of the calls with an errcode that nobody knows',
+    ({ wechat }) => wechat.fault({ kind: 'errcode', errcode: 99_999, probability: 0.5 }),
   ),
 ]

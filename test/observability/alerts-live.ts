@@ -40,7 +40,7 @@ const HEALTHY: Row = {
     const { prometheus } = await startWatched(bench, {})
     const fired = await firedWithin(prometheus, HEALTHY_MS)
     bench.figure('alerts', fired.size, { is: 0 })
-    bench.check(`${[...fired.keys()].join(', ')} fired`, fired.size === 0)
+    await explain(bench, prometheus, fired, [])
   },
 }
 
@@ -90,7 +90,7 @@ function rowOf({ id, alert, fault, prepare }: AlertFault): Row {
         max: FIRES_MS_MAX / 1_000,
       })
       bench.figure('alerts that fire', fired.size, { is: 1 })
-      bench.check(`${[...fired.keys()].join(', ')} fired`, fired.size === 1)
+      await explain(bench, prometheus, fired, [alert])
     },
   }
 }
@@ -102,6 +102,27 @@ async function startWatched(bench: Bench, parts: StandOptions) {
   })
   await watched.stand.load(LOAD)
   return watched
+}
+
+/** Says which alerts fired, and what failed meanwhile, if they were others than these. */
+async function explain(
+  bench: Bench,
+  prometheus: Prometheus,
+  fired: ReadonlyMap<string, number>,
+  expected: readonly string[],
+): Promise<void> {
+  const names = [...fired.keys()]
+  const isAsExpected = names.join() === expected.join()
+  bench.check(`fired: ${names.join(', ') || 'nothing'}`, isAsExpected)
+  if (isAsExpected) return
+  for (const what of [
+    'sum by (route, status) (http_requests_total{status=~"5.."}) > 0',
+    'sum by (reason) (redis_failures_total) > 0',
+    'sum by (outcome) (login_total) > 0',
+    'max_over_time(nodejs_eventloop_lag_p99_seconds{job="gateway"}[3m])',
+  ])
+    for (const { labels, value } of await prometheus.query(what))
+      bench.say(`${Object.values(labels).join(' ')}: ${value}`)
 }
 
 type Prometheus = Awaited<ReturnType<typeof startWatched>>['prometheus']
