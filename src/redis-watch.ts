@@ -69,7 +69,7 @@ export interface AnswersObserver {
 
 /**
  * Wraps `sendCommand`, through which everything goes. The times come from here and not from ioredis' diagnostics
- * channel: that costs some 2 µs a command, and hands out its arguments (npm run benchmark:metrics).
+ * channel: that costs some 5 µs a command, and hands out its arguments (npm run benchmark:metrics).
  */
 export function watchAnswers(redis: Redis, { onFailure, onAnswer }: AnswersObserver): void {
   const send = redis.sendCommand
