@@ -7,13 +7,13 @@ import { readFile } from 'node:fs/promises'
 import { setTimeout as pause } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createCalls } from '../src/wechat/calls.ts'
-import { createLookup } from '../src/wechat/lookup.ts'
+import { createLookup } from '../src/lookup.ts'
 import { startDnsServer } from './harness/dns-server.ts'
 import { httpAnswer, startTcpServer } from './harness/tcp-server.ts'
 import { startWechat } from './harness/wechat.ts'
 
 const NAME = 'wechat.test'
-/** As in src/wechat/lookup.ts. */
+/** As in src/lookup.ts. */
 const FRESH_MS = 15_000
 const RETRY_MS = 1_000
 const STALE_MS_MAX = 300_000

@@ -2,7 +2,8 @@
 import { describe, expect, test } from 'vitest'
 import { loadWorkerConfig } from '../src/config.ts'
 import { faultsOf, writeTemporary } from './harness/configuration.ts'
-import { INSIDE_HOSTS, newWebhookSecret } from './harness/webhooks.ts'
+import { newWebhookSecret } from './harness/webhook-receiver.ts'
+import { INSIDE_HOSTS } from './harness/webhooks.ts'
 
 const entry = (own: Record<string, unknown> = {}) => ({
   name: 'orders',

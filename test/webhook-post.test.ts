@@ -3,20 +3,21 @@
  * (failures.md S-14). Over real connections; DNS is what the test says.
  */
 import { createHmac } from 'node:crypto'
-import type { lookup } from 'node:dns'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import type { ServerResponse } from 'node:http'
 import { Webhook } from 'standardwebhooks'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createAddressGuard } from '../src/address-guard.ts'
+import { createLookup } from '../src/lookup.ts'
 import { Secret } from '../src/secret.ts'
 import { createPoster, sign } from '../workers/webhooks/post.ts'
 import type { PosterDeps } from '../workers/webhooks/post.ts'
 import { ATTEMPTS_MAX, judge } from '../workers/webhooks/schedule.ts'
 import { startTcpServer } from './harness/tcp-server.ts'
 import { until } from './harness/until.ts'
-import { INSIDE_HOSTS, newWebhookSecret, startReceiver } from './harness/webhooks.ts'
+import { newWebhookSecret } from './harness/webhook-receiver.ts'
+import { INSIDE_HOSTS, startReceiver } from './harness/webhooks.ts'
 
 const ID = '019ab4c2-0000-7000-8000-000000000000'
 const PAYLOAD =
@@ -25,24 +26,27 @@ const secretOf = (text: string) => new Secret(Buffer.from(text.slice('whsec_'.le
 const permitted = createAddressGuard(['127.0.0.0/8', '::1'])
 const strict = createAddressGuard([])
 
-function post(url: string, deps: Partial<PosterDeps> = {}, secrets = [newWebhookSecret()]) {
+type AskDns = NonNullable<NonNullable<Parameters<typeof createLookup>[0]>['askDns']>
+
+function post(
+  url: string,
+  { askDns, ...deps }: Partial<PosterDeps> & { askDns?: AskDns } = {},
+  secrets = [newWebhookSecret()],
+) {
   const endpoint = { url, secrets: secrets.map(secretOf), concurrency: 1 }
-  const poster = createPoster(endpoint, { guard: permitted, ...deps })
+  const lookup = createLookup(askDns && { askDns })
+  const poster = createPoster(endpoint, { guard: permitted, lookup, ...deps })
   onTestFinished(() => poster.close())
   return poster.post({ id: ID, payload: PAYLOAD })
 }
 
 /** DNS that says this, one answer a question; the last stays. */
-function dnsOf(...answers: string[][]): typeof lookup {
+function dnsOf(...answers: string[][]): AskDns {
   const rest = [...answers]
-  const ask = (_hostname: string, _options: unknown, callback: (...result: unknown[]) => void) => {
+  return async () => {
     const addresses = (rest.length > 1 ? rest.shift() : rest[0]) ?? []
-    callback(
-      null,
-      addresses.map((address) => ({ address, family: address.includes(':') ? 6 : 4 })),
-    )
+    return addresses.map((address) => ({ address, family: address.includes(':') ? 6 : 4 }))
   }
-  return ask as unknown as typeof lookup
 }
 
 /** Where nothing answers. */
@@ -219,10 +223,10 @@ describe('never inside (S-14)', () => {
     const trap = await startTrap()
     let questions = 0
     const rebinding = dnsOf(['240.0.0.1'], ['127.0.0.1'])
-    const askDns = ((...args: Parameters<typeof rebinding>) => {
+    const askDns: AskDns = (hostname) => {
       questions += 1
-      rebinding(...args)
-    }) as unknown as typeof lookup
+      return rebinding(hostname)
+    }
     const guard = takesFirstForPublic
     const answer = await post(`http://rebinding.example:${trap.port}/`, { guard, askDns, timeoutMs: 500 })
     expect(answer.kind).toBe('failed')

@@ -11,8 +11,9 @@ import { NODE_ENVIRONMENT } from './harness/node-environment.ts'
 import { startWorkerProcess } from './harness/processes.ts'
 import { newDatabase, workerMetric } from './harness/provisioning.ts'
 import { until } from './harness/until.ts'
-import { newWebhookSecret, webhookEnvironment } from './harness/webhooks.ts'
-import type { Receiver } from './harness/webhooks.ts'
+import { newWebhookSecret } from './harness/webhook-receiver.ts'
+import type { Receiver } from './harness/webhook-receiver.ts'
+import { webhookEnvironment } from './harness/webhooks.ts'
 
 // Processes, on a machine that runs others too.
 vi.setConfig({ testTimeout: 60_000 })

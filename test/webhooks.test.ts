@@ -16,7 +16,7 @@ import { startWorkerProcess } from './harness/processes.ts'
 import { newDatabase, queuedJobs, workerMetric } from './harness/provisioning.ts'
 import { until } from './harness/until.ts'
 import { startReceiver, webhookEnvironment } from './harness/webhooks.ts'
-import type { Receiver } from './harness/webhooks.ts'
+import type { Receiver } from './harness/webhook-receiver.ts'
 import { LOCALHOST_CERTIFICATE } from './simulator/certificate.ts'
 
 // Processes, on a machine that runs others too.

@@ -11,8 +11,8 @@ import { Agent, buildConnector } from 'undici'
 import type { DiagnosticsChannel } from 'undici'
 import { msUntilLate } from '../deadline.ts'
 import { SLOTS } from './bulkhead.ts'
-import { createLookup } from './lookup.ts'
-import type { Lookup } from './lookup.ts'
+import { createLookup } from '../lookup.ts'
+import type { Lookup } from '../lookup.ts'
 
 /** One for each slot of the bulkhead: who has a slot has a connection. */
 const CONNECTIONS_PER_HOST = SLOTS

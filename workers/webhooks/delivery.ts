@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { createAddressGuard } from '../../src/address-guard.ts'
 import { createThrottle } from '../../src/log.ts'
 import type { Log } from '../../src/log.ts'
+import { createLookup } from '../../src/lookup.ts'
 import type { WorkerMetrics } from '../../src/worker-metrics.ts'
 import type { WebhookEndpoint, WebhooksConfig } from '../../src/webhook-endpoints.ts'
 import { describeDatabaseError } from '../database-errors.ts'
@@ -44,7 +45,10 @@ export function createWebhookDelivery(
   const closing = new AbortController()
   const { signal } = closing
   const throttle = createThrottle(AWAY_MS)
-  const posters = new Map(endpoints.map((endpoint) => [endpoint.name, createPoster(endpoint, { guard })]))
+  const lookup = createLookup()
+  const posters = new Map(
+    endpoints.map((endpoint) => [endpoint.name, createPoster(endpoint, { guard, lookup })]),
+  )
   let ended: Promise<unknown> = Promise.resolve()
 
   /** One loop of an endpoint's; it ends when everything closes, after what it has sent. */

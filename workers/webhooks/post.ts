@@ -4,16 +4,17 @@
  *
  * What keeps it out of private networks stands at the connection: an address that the guard forbids is not connected
  * to, whether it stood in the URL or came from DNS, and whatever DNS said a moment before. No redirect is followed,
- * and no proxy of the environment is used.
+ * and no proxy of the environment is used. A DNS that hangs costs an attempt its time, and the others nothing
+ * (src/lookup.ts).
  */
 import { createHmac } from 'node:crypto'
-import { lookup as askSystem } from 'node:dns'
 import { Agent as HttpAgent, request as httpRequest } from 'node:http'
 import type { IncomingMessage, RequestOptions } from 'node:http'
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
 import { isIP } from 'node:net'
 import type { LookupFunction } from 'node:net'
 import type { AddressGuard } from '../../src/address-guard.ts'
+import type { Lookup } from '../../src/lookup.ts'
 import type { Secret } from '../../src/secret.ts'
 import type { WebhookEndpoint } from '../../src/webhook-endpoints.ts'
 
@@ -42,15 +43,15 @@ export interface Poster {
 
 export interface PosterDeps {
   readonly guard: AddressGuard
-  /** getaddrinfo; for the tests. */
-  readonly askDns?: typeof askSystem
+  /** One for all posters: it bounds how many questions are open. */
+  readonly lookup: Lookup
   readonly timeoutMs?: number
 }
 
 /** Builds it, with connections of its own that go on serving. */
 export function createPoster(
   endpoint: Pick<WebhookEndpoint, 'url' | 'secrets' | 'concurrency'>,
-  { guard, askDns = askSystem, timeoutMs = TIMEOUT_MS }: PosterDeps,
+  { guard, lookup, timeoutMs = TIMEOUT_MS }: PosterDeps,
 ): Poster {
   const url = new URL(endpoint.url)
   const isHttps = url.protocol === 'https:'
@@ -71,7 +72,7 @@ export function createPoster(
         method: 'POST',
         agent,
         signal,
-        lookup: guardedLookup(guard, askDns),
+        lookup: guardedLookup(guard, lookup),
         maxHeaderSize: HEADER_BYTES_MAX,
         headers: {
           'content-type': 'application/json',
@@ -92,6 +93,7 @@ export function createPoster(
         const status = response.statusCode ?? 0
         return { kind: 'answered', status, retryAfterSeconds: retryAfterOf(response) }
       } catch (error) {
+        lookup.doubt(host)
         return { kind: 'failed', reason: reasonOf(error) }
       }
     },
@@ -117,10 +119,11 @@ class ForbiddenAddress extends Error {
 }
 
 /** What is connected to is what was judged: net.connect() gets its addresses from here. */
-function guardedLookup(guard: AddressGuard, askDns: typeof askSystem): LookupFunction {
+function guardedLookup(guard: AddressGuard, { find }: Lookup): LookupFunction {
   return (hostname, options, callback) => {
-    askDns(hostname, { ...options, all: true }, (error, addresses) => {
+    find(hostname, { ...options, all: true }, (error, found) => {
       if (error !== null) return callback(error, [])
+      const addresses = Array.isArray(found) ? found : []
       const [first] = addresses
       // A name that leads to a forbidden address as well as to others is not trusted with either.
       if (first === undefined || addresses.some(({ address }) => guard(address)))

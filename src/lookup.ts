@@ -4,8 +4,10 @@
  * Needed because a DNS server that does not answer holds one of libuv's four threads for each question, for ten
  * seconds and more: a few logins would stop whatever else the process does there. So there is one question a name at
  * a time, and two in all, and while they are open, or are answered with an error, the addresses known last serve for
- * five minutes. A fresh answer is used for 15 s; together with the life of a connection (calls.ts) a new address is in
- * use within a minute, and at once when the old one does not take connections any more.
+ * five minutes. A fresh answer is used for 15 s; together with the life of a connection (wechat/calls.ts) a new address
+ * is in use within a minute, and at once when the old one does not take connections any more.
+ *
+ * Whoever asks waits for as long as the system does where nothing is known yet: they have a deadline of their own.
  */
 import { lookup as askSystem } from 'node:dns/promises'
 import type { LookupAddress } from 'node:dns'
