@@ -45,7 +45,7 @@ export function createBacklog({ provisioning, onChange, onSkip }: BacklogDeps, {
       if (isFull) throw new GatewayError('provisioning_backlog_full')
     },
     /** Resolves when Redis has the job, or has no room for one that can wait. @throws {GatewayError} store_unavailable */
-    async enqueue(job: Omit<ProvisionJob, 'v'>, { isKnown }: { isKnown: boolean }): Promise<void> {
+    async enqueue(job: ProvisionJob, { isKnown }: { isKnown: boolean }): Promise<void> {
       if (isFull && isKnown) return onSkip()
       await provisioning.enqueue(job)
     },

@@ -3,7 +3,7 @@ import { Queue } from 'bullmq'
 import type { JobsOptions } from 'bullmq'
 import type { Keys, RedisClient } from './redis.ts'
 
-export type { JobsOptions, Queue } from 'bullmq'
+export type { Job, JobsOptions, Queue } from 'bullmq'
 
 export interface JobQueueSettings {
   /** Part of its keys in Redis. */

@@ -10,6 +10,7 @@ import { openJobQueue } from './job-queue.ts'
 import type { JobsOptions, Queue } from './job-queue.ts'
 import { loadScript, stored } from './redis.ts'
 import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import { subjectOf } from './subject.ts'
 import { packUserId } from './user-marks.ts'
 
 /** Name of the queue, part of its keys in Redis. */
@@ -17,11 +18,7 @@ export const PROVISION_QUEUE = 'provision'
 /** The kind of job that provisions one user. */
 export const PROVISION_JOB = 'user'
 
-const PROVISION_JOB_VERSION = 1
-
 export interface ProvisionJob {
-  /** Version of the payload: old and new processes run side by side during an upgrade. */
-  v: typeof PROVISION_JOB_VERSION
   sub: string
   appid: string
   openid: string
@@ -31,6 +28,27 @@ export interface ProvisionJob {
   /** Its place in the trace of the login, if that is traced (tracing/trace-parent.ts). */
   tp?: string
 }
+
+/**
+ * As it is queued. Redis allots in steps, and a backlog is many of them: with whole words and the subject, which
+ * follows from the rest, a job takes 64 bytes more.
+ */
+interface QueuedJob {
+  /** Version of the payload: old and new processes run side by side during an upgrade. */
+  v: 2
+  a: string
+  o: string
+  u?: string
+  t: number
+}
+
+type FieldNames = Readonly<Record<'appid' | 'openid' | 'unionid' | 'seenAtMs', string>>
+
+/** What the fields of a job are called. */
+const FIELDS_BY_VERSION: ReadonlyMap<unknown, FieldNames> = new Map([
+  [1, { appid: 'appid', openid: 'openid', unionid: 'unionid', seenAtMs: 'seenAtMs' }],
+  [2, { appid: 'a', openid: 'o', unionid: 'u', seenAtMs: 't' }],
+])
 
 /** For a job that fails where others do not: about two minutes, then a person has to look at it. */
 const ATTEMPTS_MAX = 8
@@ -51,7 +69,7 @@ export const DEAD_JOBS_KEPT = { age: 7 * 24 * 3600, count: 10_000 }
  */
 export const JOB_OPTIONS: JobsOptions = {
   attempts: ATTEMPTS_MAX,
-  backoff: { type: 'capped' },
+  backoff: { type: 'c' }, // of any name that is not BullMQ's: the worker has a function for it
 }
 
 const JOB_ID_BYTES = 9
@@ -72,7 +90,7 @@ export interface Provisioning {
    * Resolves when Redis has acknowledged the job: `false` when an equal one was waiting already.
    * @throws {GatewayError} store_unavailable
    */
-  enqueue(job: Omit<ProvisionJob, 'v'>): Promise<boolean>
+  enqueue(job: ProvisionJob): Promise<boolean>
   /** Jobs by state, for the metrics. Never waits for Redis. @throws {GatewayError} store_unavailable */
   counts(): Promise<Record<string, number>>
   /** When the job that has waited longest was enqueued, unix ms; undefined: none waits. As counts(). */
@@ -86,7 +104,7 @@ export function createProvisioning(
   keys: Keys,
   onEnqueue: (outcome: 'added' | 'waiting_already') => void,
 ): Provisioning & { /** For looking at it (queue-board.ts). */ readonly queue: Queue } {
-  const queue = openJobQueue<ProvisionJob>(
+  const queue = openJobQueue<QueuedJob>(
     { redis, keys },
     { name: PROVISION_QUEUE, jobOptions: JOB_OPTIONS, eventsMax: 1_000 },
   )
@@ -95,11 +113,7 @@ export function createProvisioning(
     async enqueue(job) {
       const jobId = newJobId()
       const added = await stored(
-        queue.add(
-          PROVISION_JOB,
-          { v: PROVISION_JOB_VERSION, ...job },
-          { jobId, deduplication: { id: deduplicationId(job) } },
-        ),
+        queue.add(PROVISION_JOB, queued(job), { jobId, deduplication: { id: deduplicationId(job) } }),
       )
       const isNew = added.id === jobId
       onEnqueue(isNew ? 'added' : 'waiting_already')
@@ -141,7 +155,7 @@ export function createSelfHeal(provisioning: Provisioning, clock: StoreClock, on
     openid,
     unionid,
     seenAtMs,
-  }: Omit<ProvisionJob, 'v' | 'unionid'> & { unionid: string | undefined }) => {
+  }: Omit<ProvisionJob, 'unionid'> & { unionid: string | undefined }) => {
     const nowMs = clock.nowMs()
     const last = tries.get(sub)
     if (last !== undefined && nowMs - last.atMs < last.pauseMs) return
@@ -156,37 +170,57 @@ export function createSelfHeal(provisioning: Provisioning, clock: StoreClock, on
   }
 }
 
-/** Of 72 bits: among a million that wait, two users are alike once in ten billion times. */
+/** Of 72 bits: among a million that wait, two are alike once in ten billion times. */
 const DEDUPLICATION_CHARACTERS = 12
 
 /** Equal jobs are one job while it waits or runs. A unionid that appears makes it another one. */
 function deduplicationId({ sub, unionid }: Pick<ProvisionJob, 'sub' | 'unionid'>): string {
-  const user = sub.slice(0, DEDUPLICATION_CHARACTERS)
-  if (unionid === undefined) return user
-  return `${user}.${createHash('sha256').update(unionid).digest('base64url').slice(0, 8)}`
+  const text =
+    unionid === undefined ? sub : createHash('sha256').update(`${sub}\0${unionid}`).digest('base64url')
+  return text.slice(0, DEDUPLICATION_CHARACTERS)
 }
 
-/** Not a job of this version. The message is kept in Redis, and holds no value of the job but its version. */
+function queued({ appid, openid, unionid, seenAtMs }: ProvisionJob): QueuedJob {
+  return { v: 2, a: appid, o: openid, ...(unionid !== undefined && { u: unionid }), t: seenAtMs }
+}
+
+/** Not a job of a version that is known. The message is kept in Redis, and holds no value of the job but its version. */
 export class MalformedJob extends Error {
   override readonly name = 'MalformedJob'
 }
 
-/** @throws {MalformedJob} */
+/** Reads the payload of a job. @throws {MalformedJob} */
 export function parseProvisionJob(data: unknown): ProvisionJob {
-  const job = (data ?? {}) as Partial<Record<keyof ProvisionJob, unknown>>
-  if (typeof job.v === 'number' && job.v !== PROVISION_JOB_VERSION) {
-    throw new MalformedJob(`provision job of version ${job.v}; this worker knows ${PROVISION_JOB_VERSION}`)
+  const job = (data ?? {}) as Readonly<Record<string, unknown>>
+  const names = FIELDS_BY_VERSION.get(job['v'])
+  if (names === undefined) {
+    if (typeof job['v'] !== 'number') throw new MalformedJob('provision job with malformed v')
+    const known = [...FIELDS_BY_VERSION.keys()].join(' and ')
+    throw new MalformedJob(`provision job of version ${job['v']}; this worker knows ${known}`)
   }
+  const { [names.appid]: appid, [names.openid]: openid, [names.seenAtMs]: seenAtMs } = job
+  const { [names.unionid]: unionid } = job
   const faults = [
-    job.v !== PROVISION_JOB_VERSION && 'v',
-    typeof job.sub !== 'string' && 'sub',
-    typeof job.appid !== 'string' && 'appid',
-    (typeof job.openid !== 'string' || job.openid === '') && 'openid',
-    job.unionid !== undefined && typeof job.unionid !== 'string' && 'unionid',
-    (typeof job.seenAtMs !== 'number' || !Number.isFinite(job.seenAtMs)) && 'seenAtMs',
+    typeof appid !== 'string' && 'appid',
+    (typeof openid !== 'string' || openid === '') && 'openid',
+    unionid !== undefined && typeof unionid !== 'string' && 'unionid',
+    (typeof seenAtMs !== 'number' || !Number.isFinite(seenAtMs)) && 'seenAtMs',
   ].filter((fault) => fault !== false)
   if (faults.length > 0) throw new MalformedJob(`provision job with malformed ${faults.join(', ')}`)
-  return data as ProvisionJob
+  const read = { appid, openid, seenAtMs, ...(unionid !== undefined && { unionid }) } as Omit<
+    ProvisionJob,
+    'sub'
+  >
+  return { sub: subjectOf(read.appid, read.openid), ...read }
+}
+
+/** The payload of a job with whole words, for people; what cannot be read as it is. */
+export function readableJob(data: unknown): unknown {
+  try {
+    return parseProvisionJob(data)
+  } catch {
+    return data // a job of an unknown version, say: that is what it may have died of
+  }
 }
 
 const acknowledgeScript = loadScript('acknowledge-provisioned')

@@ -18,6 +18,7 @@ import type {
 import type { Queue } from './job-queue.ts'
 import { GatewayError } from './errors.ts'
 import { maskJob } from './masking.ts'
+import { readableJob } from './provisioning.ts'
 import { stored } from './redis.ts'
 
 /** A page has 10 unless asked for more; each is read whole. */
@@ -114,7 +115,7 @@ function assemble(queues: readonly Queue[]): Parts {
   }
   const adapters = queues.map((queue) => {
     const board = new BullMQAdapter(queue, { readOnlyMode: true })
-    board.setFormatter('data', maskJob as (data: unknown) => never)
+    board.setFormatter('data', ((data: unknown) => maskJob(readableJob(data))) as (data: unknown) => never)
     return board
   })
   createBullBoard({

@@ -52,9 +52,12 @@ test('above PROVISION_BACKLOG_MAX first logins get 503 with their code unused, a
   expect(await metric('provisioning_enqueued_total', { outcome: 'skipped' })).toBe(1)
 })
 
-test('a waiting job takes less than 1 KB of Redis, with all that belongs to it', async () => {
+test.each([
+  ['without a unionid', null],
+  ['with the longest unionid that WeChat shows', 'o6_bmasdasdsad6_2sgVt7hMZOPfL'],
+])('a waiting job %s takes less than 1 KB of Redis, with all that belongs to it', async (_name, unionid) => {
   const { login, wechat, redis, keys } = await startHarness()
-  await login({ code: wechat.issueCode().code })
+  await login({ code: wechat.issueCode({ unionid }).code })
   const prefix = `${keys.queue(PROVISION_QUEUE)}:${PROVISION_QUEUE}:`
   const [id = ''] = await redis.lrange(`${prefix}wait`, 0, -1)
   const own = [`${prefix}${id}`, ...(await redis.keys(`${prefix}de:*`))]

@@ -41,7 +41,7 @@ async function startSystem() {
 }
 
 const jobOfTomorrow = {
-  v: 2,
+  v: 3,
   sub: 'hHUnC9xZkIXnZl0s3mGdrA',
   appid: 'wx-tomorrow',
   user: { openid: OPENID, unionid: UNIONID },
@@ -65,11 +65,11 @@ test('a job of another version is dead at once, and listed with its reason and n
 
   const list = await jobs('list')
   expect(list.stdout).toMatch(
-    new RegExp(`^${id}  20\\S+Z  wx-tomorrow o6_b…  1 attempt: provision job of version 2`),
+    new RegExp(`^${id}  20\\S+Z  wx-tomorrow o6_b…  1 attempt: provision job of version 3`),
   )
   expect(list.stderr).toBe('1 dead job.\n')
   const shown = await jobs('show', id)
-  expect(JSON.parse(shown.stdout)).toMatchObject({ id, attempts: 1, data: { v: 2, sub: jobOfTomorrow.sub } })
+  expect(JSON.parse(shown.stdout)).toMatchObject({ id, attempts: 1, data: { v: 3, sub: jobOfTomorrow.sub } })
   for (const { code, stdout, stderr } of [list, shown]) {
     expect(code).toBe(0)
     expect(stdout + stderr).not.toContain(OPENID.slice(0, 10))
@@ -116,7 +116,7 @@ test('a replayed job that dies again is a dead job again; a worker’s loss is n
   await dead(harness, 1)
   const [again] = await queue.getFailed()
   expect(again).toMatchObject({ stalledCounter: 0, attemptsMade: 1 })
-  expect(again?.failedReason).toContain('version 2')
+  expect(again?.failedReason).toContain('version 3')
 })
 
 test('a dead job of a user who is queued again is dropped by its replay, not doubled', async () => {

@@ -108,7 +108,7 @@ async function measure() {
 
   const queue = await openQueue(redisUrl, 'backlog:')
   const bytesWithoutJobs = await usedBytes(redis)
-  await queue.fill(users, 1_000, JOBS_AT_ONCE)
+  await queue.fill(users, 1_000, { atOnce: JOBS_AT_ONCE })
   await forget(redis, 'backlog:*:events') // bounded, however many wait
   const bytesOfJobs = (await usedBytes(redis)) - bytesWithoutJobs
   await queue.close()

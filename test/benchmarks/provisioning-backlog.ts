@@ -1,7 +1,9 @@
 /**
  * What does a backlog cost while the workers are away, and how fast is it gone? Queues jobs as a gateway does, and says
  * how much Redis each takes, how long adding one takes, and how many a second one worker does then.
- * `npm run benchmark:provisioning-backlog -- [--jobs N] [--at-once N] [--skip-drain]`
+ * `npm run benchmark:provisioning-backlog -- [--jobs N] [--at-once N] [--bare] [--skip-drain]`
+ *
+ * Each user has a unionid, which makes a job larger; with --bare none has.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
@@ -12,6 +14,7 @@ const { values } = parseArgs({
     jobs: { type: 'string', default: '200000' },
     'at-once': { type: 'string', default: '16' },
     concurrency: { type: 'string', default: '128' },
+    bare: { type: 'boolean', default: false },
     'skip-drain': { type: 'boolean', default: false },
   },
 })
@@ -24,13 +27,15 @@ console.log(stores.how)
 const queue = await openQueue(stores.redisUrl, '')
 const memoryBefore = await usedMemory()
 const startedMs = performance.now()
-const took = (await queue.fill(jobs, 1_000, Number(values['at-once']))).toSorted((a, b) => a - b)
+const took = (
+  await queue.fill(jobs, Date.now(), { atOnce: Number(values['at-once']), unionids: !values.bare })
+).toSorted((a, b) => a - b)
 const seconds = (performance.now() - startedMs) / 1_000
 await delay(100) // for what Redis frees of its buffers
 const bytesPerJob = ((await usedMemory()) - memoryBefore) / jobs
 const p99Ms = took[Math.floor(took.length * 0.99)] ?? 0
 console.log(
-  `${jobs} jobs in ${seconds.toFixed(1)} s, ${values['at-once']} at once: ${Math.round(bytesPerJob)} bytes of Redis a job ` +
+  `${jobs} jobs with${values.bare ? 'out' : ''} a unionid in ${seconds.toFixed(1)} s, ${values['at-once']} at once: ${Math.round(bytesPerJob)} bytes of Redis a job ` +
     `(at most ${JOB_BYTES_MAX}), add p50 ${took[Math.floor(took.length / 2)]?.toFixed(2)} ms, ` +
     `p99 ${p99Ms.toFixed(2)} ms (at most ${ADD_P99_MS_MAX}), longest ${took.at(-1)?.toFixed(1)} ms`,
 )

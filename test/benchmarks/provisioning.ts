@@ -79,14 +79,26 @@ export async function openQueue(redisUrl: string, keyPrefix: string) {
       return waiting + active + delayed
     },
     /** Queues one job for each user, as logins would. @returns how long each took, in milliseconds */
-    async fill(users: number, seenAtMs: number, atOnce = ADDED_AT_ONCE): Promise<number[]> {
+    async fill(
+      users: number,
+      seenAtMs: number,
+      { atOnce = ADDED_AT_ONCE, unionids = false }: { atOnce?: number; unionids?: boolean } = {},
+    ): Promise<number[]> {
       const took: number[] = []
       let next = 0
       const lane = async () => {
         while (next < users) {
-          const openid = `o6_bm${String(next++).padStart(23, '0')}`
+          const number = String(next++)
+          const openid = `o6_bm${number.padStart(23, '0')}`
+          const unionid = unionids && { unionid: `o6_un${number.padStart(24, '0')}` } // as long as WeChat's
           const startedMs = performance.now()
-          await provisioning.enqueue({ sub: subjectOf(APPID, openid), appid: APPID, openid, seenAtMs })
+          await provisioning.enqueue({
+            sub: subjectOf(APPID, openid),
+            appid: APPID,
+            openid,
+            ...unionid,
+            seenAtMs,
+          })
           took.push(performance.now() - startedMs)
         }
       }

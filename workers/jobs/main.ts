@@ -5,12 +5,13 @@
  */
 import { parseArgs } from 'node:util'
 import { ConfigError, loadRedisConfig, readEnvironment } from '../../src/config.ts'
+import { createDeadJobs } from '../../src/dead-jobs.ts'
+import type { DeadJob, DeadJobs } from '../../src/dead-jobs.ts'
 import { GatewayError } from '../../src/errors.ts'
 import { maskJob, maskText } from '../../src/masking.ts'
 import { PROVISION_QUEUE } from '../../src/provisioning.ts'
 import { connectFailFast, createKeys, disconnect, waitUntilReady } from '../../src/redis.ts'
-import { createDeadJobs } from './dead-jobs.ts'
-import type { DeadJob, DeadJobs } from './dead-jobs.ts'
+import { openQueueView } from '../queue-view.ts'
 
 const USAGE = `usage: npm run -s jobs -- COMMAND
 
@@ -57,9 +58,9 @@ async function run(): Promise<number> {
     redis.on('error', () => {}) // that Redis cannot be reached is told once, by whoever needs it
     try {
       await waitUntilReady(redis, FIRST_CONTACT_MS)
-      const jobs = createDeadJobs(redis, createKeys(config.keyPrefix).queue(PROVISION_QUEUE))
-      const code = await asked.command(jobs, asked.options)
-      await jobs.close()
+      const queue = openQueueView(redis, createKeys(config.keyPrefix).queue(PROVISION_QUEUE))
+      const code = await asked.command(createDeadJobs(queue), asked.options)
+      await queue.close()
       return code
     } finally {
       await disconnect(redis, CLOSE_MS)

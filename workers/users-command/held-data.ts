@@ -7,7 +7,7 @@
 import { sql } from 'kysely'
 import type { Kysely } from 'kysely'
 import { ERASE_QUEUE } from '../../src/erasure.ts'
-import { PROVISION_QUEUE } from '../../src/provisioning.ts'
+import { PROVISION_QUEUE, readableJob } from '../../src/provisioning.ts'
 import { stored } from '../../src/redis.ts'
 import type { Keys, RedisClient } from '../../src/redis.ts'
 import { SESSION_EVENTS_QUEUE } from '../../src/session-events.ts'
@@ -98,7 +98,7 @@ async function readJobs(redis: RedisClient, keys: Keys, queueName: string, sub: 
     for (let from = 0; ; from += PAGE) {
       const jobs = await stored(queue.getJobs([state], from, from + PAGE - 1))
       for (const job of jobs) {
-        const data = (job?.data ?? {}) as { sub?: string }
+        const data = (readableJob(job?.data) ?? {}) as { sub?: string }
         if (data.sub !== sub) continue
         const queued_at = new Date(job.timestamp).toISOString()
         found.set(job.id ?? '', { queue: queueName, id: job.id, state, queued_at, data })

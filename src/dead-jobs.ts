@@ -2,11 +2,9 @@
  * Dead jobs of the provisioning queue: jobs that will not be run again unless a person says so. BullMQ keeps
  * them as its failed jobs, bounded by DEAD_JOBS_KEPT (provisioning.ts).
  */
-import type { Job } from 'bullmq'
-import { DEAD_JOBS_KEPT, JOB_OPTIONS, newJobId, PROVISION_JOB } from '../../src/provisioning.ts'
-import { stored } from '../../src/redis.ts'
-import type { RedisClient } from '../../src/redis.ts'
-import { openQueueView } from '../queue-view.ts'
+import type { Job, Queue } from './job-queue.ts'
+import { DEAD_JOBS_KEPT, JOB_OPTIONS, newJobId, PROVISION_JOB, readableJob } from './provisioning.ts'
+import { stored } from './redis.ts'
 
 export interface DeadJob {
   readonly id: string
@@ -16,7 +14,7 @@ export interface DeadJob {
   /** How often its worker was lost while it ran. */
   readonly takeovers: number
   readonly reason: string
-  /** As it was enqueued; of any shape, for that may be what it died of. */
+  /** Its fields by their whole names; of any shape, for that may be what it died of. */
   readonly data: unknown
 }
 
@@ -43,18 +41,14 @@ export interface DeadJobs {
   /** Has all workers take no more jobs, until resumeQueue(). */
   pauseQueue(): Promise<void>
   resumeQueue(): Promise<void>
-  close(): Promise<void>
 }
 
 /**
  * Every function rejects with GatewayError store_unavailable when Redis does not answer.
  *
- * @param redis must be up; it is left open
- * @param prefix keys.queue(PROVISION_QUEUE)
+ * @param queue of provisioning, over a connection that fails fast
  */
-export function createDeadJobs(redis: RedisClient, prefix: string): DeadJobs {
-  const queue = openQueueView(redis, prefix)
-
+export function createDeadJobs(queue: Queue<unknown>): DeadJobs {
   async function findJob(id: string): Promise<Job<unknown> | undefined> {
     const job = await stored(queue.getJob(id))
     return job !== undefined && (await stored(job.isFailed())) ? job : undefined
@@ -69,10 +63,8 @@ export function createDeadJobs(redis: RedisClient, prefix: string): DeadJobs {
       const job = await findJob(id)
       return job && describe(job)
     },
-    async ids() {
-      const jobs = await stored(queue.getFailed(0, DEAD_JOBS_KEPT.count - 1))
-      return jobs.map((job) => job.id ?? '')
-    },
+    // Their ids alone: ten thousand jobs would keep Redis busy for longer than others wait.
+    ids: () => stored(queue.getRanges(['failed'], 0, DEAD_JOBS_KEPT.count - 1)),
     async replay(id) {
       const dead = await findJob(id)
       if (dead === undefined) return 'not_dead'
@@ -98,7 +90,6 @@ export function createDeadJobs(redis: RedisClient, prefix: string): DeadJobs {
     },
     pauseQueue: () => stored(queue.pause()),
     resumeQueue: () => stored(queue.resume()),
-    close: () => queue.close(),
   }
 }
 
@@ -110,6 +101,6 @@ function describe(job: Job<unknown>): DeadJob {
     attempts: job.attemptsMade,
     takeovers: job.stalledCounter,
     reason: job.failedReason,
-    data: job.data,
+    data: readableJob(job.data),
   }
 }
