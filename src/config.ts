@@ -85,6 +85,8 @@ export interface WorkerConfig {
   readonly dataDir: string
   /** An absolute path; undefined: users are written into the database. */
   readonly provisionModule: string | undefined
+  /** Without one the listener says nothing of webhooks. */
+  readonly token: Secret<string> | undefined
   readonly host: string
   readonly port: number
   readonly concurrency: number
@@ -126,6 +128,7 @@ const WORKER_SETTINGS = [
   'PROVISION_MODULE',
   'WORKER_HOST',
   'WORKER_PORT',
+  'WORKER_TOKEN',
   'WORKER_CONCURRENCY',
   ...WEBHOOK_SETTINGS,
 ] as const satisfies readonly SettingName[]
@@ -150,7 +153,8 @@ export function loadGatewayConfig(env: Environment): GatewayConfig {
   const tokenKeys = parseKeys('TOKEN_KEYS', production, reading)
   checkKeysDiffer(sealKeys, tokenKeys, faults)
   const redis = redisConfig(reading)
-  checkAdminToken(production, reading)
+  if (reading.isMissing('ADMIN_TOKEN')) faults.push('ADMIN_TOKEN is missing')
+  if (values.ADMIN_TOKEN !== undefined) checkToken('ADMIN_TOKEN', values.ADMIN_TOKEN, { production, faults })
   checkOrigins(production, reading)
   const needsComponentToken = apps.some(({ kind }) => kind === 'wechat_component')
   if (needsComponentToken && reading.isMissing('WECHAT_COMPONENT_TOKENS_FILE'))
@@ -231,9 +235,12 @@ export function loadWorkerConfig(env: Environment): WorkerConfig {
   } else if (production && reading.isMissing('DATABASE_URL')) {
     faults.push('DATABASE_URL is missing; NODE_ENV=production does not accept the embedded database')
   }
+  if (values.WORKER_TOKEN !== undefined)
+    checkToken('WORKER_TOKEN', values.WORKER_TOKEN, { production, faults })
   if (faults.length > 0 || redis === undefined) throw new ConfigError(faults)
   return {
     redis,
+    token: values.WORKER_TOKEN === undefined ? undefined : new Secret(values.WORKER_TOKEN),
     databaseUrl: values.DATABASE_URL === undefined ? undefined : new Secret(values.DATABASE_URL),
     dataDir: values.DATA_DIR,
     provisionModule: values.PROVISION_MODULE === undefined ? undefined : resolve(values.PROVISION_MODULE),
@@ -293,16 +300,17 @@ function parseKeys(
 }
 
 /** A random token of 24 characters has fewer different ones about once in 10^9. */
-const ADMIN_TOKEN_DISTINCT_MIN = 8
+const TOKEN_DISTINCT_MIN = 8
 
-function checkAdminToken(production: boolean, { values, faults, isMissing }: Reading<GatewaySetting>): void {
-  const token = values.ADMIN_TOKEN
-  if (isMissing('ADMIN_TOKEN')) faults.push('ADMIN_TOKEN is missing')
-  if (token === undefined) return
-  if (new Set(token).size < ADMIN_TOKEN_DISTINCT_MIN)
-    faults.push('ADMIN_TOKEN is not random: too many characters are equal')
+function checkToken(
+  name: 'ADMIN_TOKEN' | 'WORKER_TOKEN',
+  token: string,
+  { production, faults }: { production: boolean; faults: string[] },
+): void {
+  if (new Set(token).size < TOKEN_DISTINCT_MIN)
+    faults.push(`${name} is not random: too many characters are equal`)
   if (production && token.startsWith(DEVELOPMENT_MARK)) {
-    faults.push('ADMIN_TOKEN is a development token; NODE_ENV=production does not accept it')
+    faults.push(`${name} is a development token; NODE_ENV=production does not accept it`)
   }
 }
 

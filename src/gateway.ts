@@ -8,6 +8,7 @@ import { createRunning, within } from './closing.ts'
 import { createCodes } from './codes.ts'
 import type { GatewayConfig } from './config.ts'
 import { startDeadline } from './deadline.ts'
+import { createDeadJobs } from './dead-jobs.ts'
 import { createErasure } from './erasure.ts'
 import { createEvictionWatch } from './eviction-policy.ts'
 import { createHealth } from './health.ts'
@@ -332,6 +333,7 @@ export function createGateway(
     keyUses,
     findApp: apps.find,
     apps,
+    deadJobs: createDeadJobs(provisioning.queue),
     queueBoard: createQueueBoard(QUEUES_PATH, [provisioning.queue, erasure.queue]),
     refusedWith: ({ app }) => upstream.refusedWith(app),
   })

@@ -314,6 +314,12 @@ export const SETTINGS = {
     max: 65535,
     doc: "Port of the worker's listener; 0 takes a free one.",
   }),
+  WORKER_TOKEN: optionalText({
+    secret: true,
+    pattern: /^[\x21-\x7e]{24,256}$/,
+    demand: 'must be 24 to 256 characters without spaces; `openssl rand -base64 32` makes a good one',
+    doc: "Bearer token of /webhooks on the worker's listener. Absent: it is not there. Another one than ADMIN_TOKEN.",
+  }),
   WORKER_CONCURRENCY: integer({
     default: 128,
     min: 1,

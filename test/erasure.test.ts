@@ -10,7 +10,6 @@ import { Queue, UnrecoverableError, Worker } from 'bullmq'
 import { Client } from 'pg'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
 import { createProvisioning } from '../src/provisioning.ts'
-import type { ProvisionJob } from '../src/provisioning.ts'
 import { subjectOf } from '../src/subject.ts'
 import type { ReplyBody } from './harness/client.ts'
 import { createClient } from './harness/client.ts'
@@ -70,7 +69,7 @@ const provisioned = (harness: Harness, token: string) =>
     DONE_WITHIN_MS,
   )
 const provisionQueue = (harness: Harness) => {
-  const queue = new Queue<ProvisionJob>('provision', {
+  const queue = new Queue<unknown>('provision', {
     connection: harness.redis,
     prefix: harness.keys.queue('provision'),
   })

@@ -4,6 +4,7 @@ import { Queue } from 'bullmq'
 import { Client } from 'pg'
 import { describe, expect, inject, onTestFinished, test, vi } from 'vitest'
 import { PROVISION_QUEUE } from '../src/provisioning.ts'
+import { SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
 import { runCommand } from './harness/command.ts'
 import { faultsOf, writeTemporary } from './harness/configuration.ts'
 import { APPID, workerEnvironment } from './harness/environment.ts'
@@ -159,6 +160,28 @@ test('what fails is tried again, and what it throws is told to nobody', async ()
   expect(worker.output()).toContain('PROVISION_MODULE exports no eraseUser')
   expect(worker.output()).toContain('"at":["at ')
   expect(worker.output()).not.toContain(openid)
+})
+
+test('log-outs that no webhook can tell of do not fill their queue, which is said once', async () => {
+  const harness = await startHarness({ env: { SESSION_EVENTS: 'true' } })
+  const module = writeModule("export const provisionUser = () => 'u'")
+  for (let times = 0; times < 3; times += 1) {
+    const { body } = await harness.login({ code: harness.wechat.issueCode().code })
+    expect((await harness.delete('/session', body.token)).status).toBe(204)
+  }
+  const events = new Queue(SESSION_EVENTS_QUEUE, {
+    connection: harness.redis,
+    prefix: harness.keys.queue(SESSION_EVENTS_QUEUE),
+    skipMetasUpdate: true,
+  })
+  onTestFinished(() => events.close())
+  await until('them to be queued', async () => (await events.getWaitingCount()) === 3)
+  const worker = await startWorker(harness, module)
+  await until('them to be taken', async () => (await events.count()) === 0)
+  const times = () => worker.output().split('with PROVISION_MODULE there are no webhooks').length - 1
+  await until('it to be said', () => times() > 0)
+  await worker.end('SIGTERM')
+  expect(times()).toBe(1)
 })
 
 const unfit: [what: string, text: string | undefined, message: RegExp][] = [

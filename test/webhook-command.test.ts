@@ -1,13 +1,18 @@
-/** `npm run webhooks`: dead deliveries are listed and tried again with their ids, endpoints switched off and on. */
-import { randomUUID } from 'node:crypto'
-import { expect, inject, onTestFinished, test, vi } from 'vitest'
+/**
+ * `npm run webhooks`, and the same over the worker's listener: dead deliveries are listed and tried again with their ids,
+ * endpoints switched off and on.
+ */
+import { randomBytes, randomUUID } from 'node:crypto'
+import { describe, expect, inject, onTestFinished, test, vi } from 'vitest'
 import { Secret } from '../src/secret.ts'
 import { EVENT_TYPES } from '../src/webhook-endpoints.ts'
 import { createDeliveries } from '../workers/webhooks/deliveries.ts'
 import { createOutbox } from '../workers/webhooks/outbox.ts'
+import { createClient } from './harness/client.ts'
 import { runCommand } from './harness/command.ts'
 import { workerEnvironment } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
+import { expectProblem } from './harness/problem.ts'
 import { startWorkerProcess } from './harness/processes.ts'
 import { until } from './harness/until.ts'
 import { startReceiver, webhookEnvironment } from './harness/webhooks.ts'
@@ -17,6 +22,7 @@ import { createPostgresDatabase } from './postgres-database.ts'
 vi.setConfig({ testTimeout: 60_000 })
 
 const OPENID = 'o6_bmjrPTlm6_2sgVt7hMZOPfL2M'
+const TOKEN = randomBytes(24).toString('base64url')
 
 /** A database with so many dead deliveries to `orders`. */
 async function startSystem(deadCount: number) {
@@ -57,6 +63,13 @@ async function startSystem(deadCount: number) {
     ids,
     deliveries,
     startWorker: () => startWorkerProcess(env),
+    /** A worker with a token, and a way to ask it. */
+    async startAdministered() {
+      const { url } = await startWorkerProcess({ ...env, WORKER_TOKEN: TOKEN })
+      const client = createClient(url)
+      onTestFinished(() => client.close())
+      return client
+    },
     command: (...args: string[]) => runCommand('workers/webhooks/main.ts', args, env),
   }
 }
@@ -95,6 +108,94 @@ test.runIf(inject('postgresUrl'))('an endpoint is disabled and enabled again', a
   expect(await command('enable', 'orders')).toMatchObject({ code: 0, stdout: 'orders is enabled.\n' })
   await until('it to be delivered', () => receiver.received.length === 1)
   expect(await command('enable', 'nobody')).toMatchObject({ code: 1 })
+})
+
+describe.runIf(inject('postgresUrl'))('the listener of a worker that has WORKER_TOKEN', () => {
+  test('lists the dead and tries them again, one by its id, then all', async () => {
+    const { ids, receiver, startAdministered } = await startSystem(3)
+    const worker = await startAdministered()
+    const summary = await worker.get('/webhooks', TOKEN)
+    const orders = { name: 'orders', configured: true, waiting: 0, oldest_seconds: 0, dead: 3 }
+    expect({ status: summary.status, body: summary.body }).toEqual({
+      status: 200,
+      body: { endpoints: [orders] },
+    })
+    const listed = await worker.get('/webhooks/dead?endpoint=orders&limit=2', TOKEN)
+    const dead = listed.body['dead'] as Record<string, unknown>[]
+    expect(dead).toHaveLength(2)
+    for (const row of dead) {
+      expect(ids).toContain(row['id'])
+      expect(row).toMatchObject({ endpoint: 'orders', type: 'user.created', attempts: 1, last_result: '500' })
+    }
+    expect((await worker.get('/webhooks/dead?endpoint=crm', TOKEN)).body).toEqual({ dead: [] })
+    for (const { text } of [summary, listed])
+      for (const secret of [OPENID, receiver.secret]) expect(text).not.toContain(secret)
+
+    const [first = ''] = ids
+    const one = await worker.post('/webhooks/replay', { ids: [first] }, TOKEN)
+    expect({ status: one.status, body: one.body }).toEqual({
+      status: 200,
+      body: { replayed: 1, not_dead: [] },
+    })
+    await until('the first', () => receiver.received.length === 1)
+    expect(receiver.received[0]).toMatchObject({ id: first, verified: true })
+    const again = await worker.post('/webhooks/replay', { ids: [first] }, TOKEN)
+    expect(again.body).toEqual({ replayed: 0, not_dead: [first] })
+    const all = await worker.post('/webhooks/replay', { all: true, endpoint: 'orders' }, TOKEN)
+    expect(all.body).toEqual({ replayed: 2, not_dead: [] })
+    await until('all', () => receiver.received.length === 3)
+    expect(new Set(receiver.received.map(({ id }) => id))).toEqual(new Set(ids))
+  })
+
+  test('answers nobody without it, and does nothing that is not meant', async () => {
+    const { ids, startAdministered, deliveries } = await startSystem(1)
+    const worker = await startAdministered()
+    for (const path of ['/webhooks', '/webhooks/dead', '/webhooks/what'])
+      for (const token of [undefined, 'x'.repeat(32)])
+        expect(expectProblem(await worker.get(path, token), path).code).toBe('admin_unauthorized')
+    const bodies = [
+      {},
+      { all: true, ids },
+      { all: 1 },
+      { ids: [] },
+      { ids: ['x'] },
+      { ids, endpoint: 'orders' },
+      { what: 1 },
+      [],
+    ]
+    for (const body of bodies) {
+      const reply = await worker.post('/webhooks/replay', body, TOKEN)
+      expect(expectProblem(reply, JSON.stringify(body)).code).toBe('request_invalid')
+    }
+    const headers = { authorization: `Bearer ${TOKEN}`, 'content-type': 'application/json' }
+    const send = (method: string, path: string, body?: string, own = headers) =>
+      worker.send(method, path, { headers: own, ...(body !== undefined && { body }) })
+    const refused: [Parameters<typeof send>, string][] = [
+      [['POST', '/webhooks/replay', '{"all":'], 'request_invalid'],
+      [['POST', '/webhooks/replay', `{"ids":"${'x'.repeat(20_000)}"}`], 'body_too_large'],
+      [
+        ['POST', '/webhooks/replay', 'all=true', { ...headers, 'content-type': 'text/plain' }],
+        'media_type_unsupported',
+      ],
+      [['GET', '/webhooks/replay'], 'method_not_allowed'],
+      [['DELETE', '/webhooks/dead'], 'method_not_allowed'],
+      [['GET', '/webhooks/what'], 'not_found'],
+      [['GET', '/webhooks/dead?limit=0'], 'request_invalid'],
+    ]
+    for (const [asked, code] of refused) {
+      const [method, path] = asked
+      expect(expectProblem(await send(...asked), `${method} ${path}`).code).toBe(code)
+    }
+    expect(await deliveries.dead(10)).toHaveLength(1)
+  })
+
+  test('is not there where the worker has none', async () => {
+    const { startWorker } = await startSystem(1)
+    const { url } = await startWorker()
+    expect((await fetch(`${url}/webhooks`, { headers: { authorization: `Bearer ${TOKEN}` } })).status).toBe(
+      404,
+    )
+  })
 })
 
 test.each([

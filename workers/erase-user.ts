@@ -20,12 +20,7 @@ import type { IncomingJob } from './provision-user.ts'
 export interface EraseUserDeps {
   readonly erasures: Erasures
   /** Takes the jobs of a user that were queued up to then out of the provisioning queue, and counts. */
-  readonly removeJobs: (
-    user: EraseJob,
-    states: { endedOnly: boolean },
-  ) => Promise<{ removed: number; running: number }>
-  /** Whether the user has a session now. */
-  readonly isLoggedIn: (sub: string) => Promise<boolean>
+  readonly removeJobs: (user: EraseJob) => Promise<{ removed: number; running: number }>
   readonly acknowledge: (done: Acknowledgement) => Promise<boolean>
   readonly receipts: ReceiptWriter
   readonly log: Log
@@ -33,11 +28,10 @@ export interface EraseUserDeps {
 
 /** Builds the processor. Rejects with UnrecoverableError for a job that can never succeed. */
 export function createEraseUser(deps: EraseUserDeps): (job: IncomingJob) => Promise<void> {
-  const { erasures, removeJobs, isLoggedIn, acknowledge, receipts, log } = deps
+  const { erasures, removeJobs, acknowledge, receipts, log } = deps
   return async ({ data }) => {
     const user = parse(data)
-    // A login since then may have found a job of before waiting, and counts on it (provision-user.ts).
-    const { removed, running } = await removeJobs(user, { endedOnly: await isLoggedIn(user.sub) })
+    const { removed, running } = await removeJobs(user)
     await receipts.countJobs(user.receipt, removed)
     if (running > 0) throw new EraseFailed('a job of the user is being run')
     const { identities, users, since } = await erasures.eraseIdentity(user).catch((error: unknown) => {

@@ -1,11 +1,12 @@
 /**
- * The BullMQ worker of the erase queue. It runs one job at a time: there are few, and each looks through the
- * provisioning queue.
+ * The BullMQ worker of the erase queue, and the way to find the jobs of a user in the provisioning queue. It runs many
+ * at a time, for they share the reading of that queue.
  */
 import type { Job } from 'bullmq'
 import { ERASE_QUEUE, parseEraseJob } from '../src/erasure.ts'
 import type { EraseJob } from '../src/erasure.ts'
 import type { WorkerMetrics } from '../src/worker-metrics.ts'
+import { readableJob } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 import { createPatientWorker } from './patient-worker.ts'
 import type { PatientWorker, PatientWorkerDeps } from './patient-worker.ts'
@@ -13,6 +14,8 @@ import type { IncomingJob } from './provision-user.ts'
 import { openQueueView } from './queue-view.ts'
 
 const STALLED_TIMES_MAX = 1_000
+/** More than there are connections to the database. */
+const CONCURRENCY = 32
 
 export interface EraseWorkerDeps extends Pick<PatientWorkerDeps, 'redis' | 'log'> {
   readonly metrics: Pick<WorkerMetrics, 'erasures' | 'erasureLagSeconds'>
@@ -25,7 +28,7 @@ export function createEraseWorker(
   prefix: string,
 ): PatientWorker {
   return createPatientWorker(
-    { name: ERASE_QUEUE, prefix, stalledTimesMax: STALLED_TIMES_MAX },
+    { name: ERASE_QUEUE, prefix, concurrency: CONCURRENCY, stalledTimesMax: STALLED_TIMES_MAX },
     {
       redis,
       log,
@@ -52,39 +55,92 @@ const PAGE = 500
  * from the end of a list and new ones come to its beginning, so a list is read from its beginning.
  */
 const STATES = ['delayed', 'prioritized', 'waiting', 'failed', 'completed'] as const
-const ENDED_STATES = ['failed', 'completed'] as const
+const ENDED_STATES: readonly string[] = ['failed', 'completed']
+
+interface Wanted {
+  readonly user: Pick<EraseJob, 'sub' | 'openid' | 'erasedAtMs'>
+  readonly found: { removed: number; running: number }
+}
+
+export interface JobRemovalDeps {
+  readonly redis: RedisClient
+  /** Whether the user has a session now. */
+  readonly isLoggedIn: (sub: string) => Promise<boolean>
+}
 
 /**
  * Returns a function that takes the jobs of a user out of the provisioning queue, as far as they tell of a time
- * before the erasure: in whatever state, or only those that have ended. Those that are being run cannot be taken out;
- * they are counted.
+ * before the erasure. Those that are being run cannot be taken out; they are counted. Of a user who has logged in again
+ * only those that have ended go: the login may have found a job of before waiting, and counts on it (provision-user.ts).
+ *
+ * Jobs cannot be found by their user, so the whole queue is read, which takes seconds when it is long. Calls that come
+ * while it is read share the next reading, however many they are.
  *
  * @param prefix BullMQ's: keys.queue(PROVISION_QUEUE)
  */
-export function createJobRemoval(redis: RedisClient, prefix: string) {
+export function createJobRemoval({ redis, isLoggedIn }: JobRemovalDeps, prefix: string) {
   const queue = openQueueView(redis, prefix)
+  let next: { readonly wanted: Wanted[]; readonly done: Promise<void> } | undefined
+  let last: Promise<void> = Promise.resolve()
 
-  return async (
-    user: Pick<EraseJob, 'sub' | 'erasedAtMs'>,
-    { endedOnly }: { endedOnly: boolean },
-  ): Promise<{ removed: number; running: number }> => {
-    const isTheirs = (job: Job<unknown> | undefined) => {
-      const { sub, seenAtMs = 0 } = (job?.data ?? {}) as { sub?: string; seenAtMs?: number }
-      return sub === user.sub && seenAtMs <= user.erasedAtMs
-    }
-    let removed = 0
-    for (const state of endedOnly ? ENDED_STATES : STATES) {
+  async function read(wanted: readonly Wanted[]): Promise<void> {
+    const whose = createMatch(wanted)
+    for (const state of STATES) {
+      const hasEnded = ENDED_STATES.includes(state)
       for (let from = 0; ; ) {
         const jobs = await queue.getJobs([state], from, from + PAGE - 1)
-        const results = await Promise.allSettled(jobs.filter(isTheirs).map((job) => job.remove()))
-        // Those that could not be removed have been taken by a worker since, and are met among those that run.
-        const gone = results.filter(({ status }) => status === 'fulfilled').length
-        removed += gone
+        const gone = await Promise.all(jobs.map(async (job) => remove(job, whose(job), hasEnded)))
         if (jobs.length < PAGE) break
-        from += PAGE - gone
+        from += PAGE - gone.filter(Boolean).length
       }
     }
-    const running = (await queue.getJobs(['active'])).filter(isTheirs).length
-    return { removed, running }
+    for (const job of await queue.getJobs(['active'])) {
+      const theirs = whose(job)
+      if (theirs !== undefined) theirs.found.running += 1
+    }
   }
+
+  /** One that cannot be removed has been taken by a worker since, and is met among those that run. */
+  async function remove(job: Job<unknown>, theirs: Wanted | undefined, hasEnded: boolean): Promise<boolean> {
+    if (theirs === undefined || (!hasEnded && (await isLoggedIn(theirs.user.sub)))) return false
+    const isGone = await job.remove().then(
+      () => true,
+      () => false,
+    )
+    if (isGone) theirs.found.removed += 1
+    return isGone
+  }
+
+  function readNext(): Exclude<typeof next, undefined> {
+    const wanted: Wanted[] = []
+    const done = last.then(() => {
+      next = undefined
+      return read(wanted)
+    })
+    last = done.catch(() => {}) // whoever waits for it hears of it
+    return { wanted, done }
+  }
+
+  return async (user: Wanted['user']): Promise<{ removed: number; running: number }> => {
+    next ??= readNext()
+    const found = { removed: 0, running: 0 }
+    next.wanted.push({ user, found })
+    await next.done
+    return found
+  }
+}
+
+/** Says whose a job is, if it tells of a time before their erasure. */
+function createMatch(wanted: readonly Wanted[]) {
+  const bySub = Map.groupBy(wanted, ({ user }) => user.sub)
+  return (job: Job<unknown> | undefined): Wanted | undefined => {
+    const { sub, seenAtMs = 0 } = (readableJob(job?.data) ?? {}) as { sub?: string; seenAtMs?: number }
+    if (sub === undefined) return wanted.find(({ user }) => isNamed(job, user))
+    return bySub.get(sub)?.find(({ user }) => seenAtMs <= user.erasedAtMs)
+  }
+}
+
+/** In a job of another release, whose form only that one knows. */
+function isNamed(job: Job<unknown> | undefined, { openid }: Wanted['user']): boolean {
+  return (JSON.stringify(job?.data) ?? '').includes(JSON.stringify(openid))
 }

@@ -1,6 +1,7 @@
 /**
  * The BullMQ worker of the queue of log-outs (src/session-events.ts): each goes into the outbox, once however often its
- * job is run.
+ * job is run. Where nobody wants to hear of them, or there is no outbox (PROVISION_MODULE), they are taken all the same,
+ * so that the queue does not fill.
  */
 import { UnrecoverableError } from 'bullmq'
 import { sql } from 'kysely'
@@ -21,7 +22,8 @@ const CONCURRENCY = 4
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 export interface SessionEventsWorkerDeps extends Pick<PatientWorkerDeps, 'redis' | 'log'> {
-  readonly db: Kysely<Schema>
+  /** undefined: users are in a table of the operator's, and there are no webhooks. */
+  readonly db: Kysely<Schema> | undefined
   readonly outbox: Outbox
   readonly metrics: Pick<WorkerMetrics, 'webhooks'>
 }
@@ -41,8 +43,20 @@ export function createSessionEventsWorker(
     else log.warn({ job: id, ...fields }, 'a log-out will be told of later')
   }
 
+  let isUnheardSaid = false
+
+  function sayUnheard(): void {
+    if (!isUnheardSaid)
+      log.warn(
+        db === undefined
+          ? 'SESSION_EVENTS is on at a gateway, and with PROVISION_MODULE there are no webhooks to tell of log-outs'
+          : 'SESSION_EVENTS is on at a gateway, and no endpoint of WEBHOOKS_FILE wants session.revoked',
+      )
+    isUnheardSaid = true
+  }
+
   async function run({ data }: IncomingJob): Promise<void> {
-    if (!outbox.wants('session.revoked')) return
+    if (db === undefined || !outbox.wants('session.revoked')) return sayUnheard()
     const event = parse(data)
     await db
       .transaction()

@@ -4,15 +4,19 @@
  *   GET /livez    200 while the event loop turns
  *   GET /readyz   200 while jobs are taken, 503 with the reason otherwise
  *   GET /metrics  Prometheus text
+ *
+ * and, with WORKER_TOKEN, what webhooks/admin-routes.ts has.
  */
 import { createServer } from 'node:http'
-import type { Server, ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { MetricsText } from '../src/metric-kinds.ts'
 
 export interface StatusDeps {
   readonly metrics: MetricsText
   /** Why no jobs are taken now; undefined while they are. */
   readonly whyNotReady: () => string | undefined
+  /** Answers what is asked about webhooks; undefined as long as, or where, nobody does. */
+  readonly webhookAdmin: () => ((request: IncomingMessage, response: ServerResponse) => void) | undefined
 }
 
 export interface StatusListener {
@@ -28,12 +32,14 @@ const CONNECTIONS_MAX = 50
  * Listens on `port` of `host` (0: a free port). Rejects with the system's error, EADDRINUSE for instance.
  */
 export function listenForStatus(
-  { metrics, whyNotReady }: StatusDeps,
+  { metrics, whyNotReady, webhookAdmin }: StatusDeps,
   { host, port }: { host: string; port: number },
 ): Promise<StatusListener> {
   const server = createServer({ requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS })
   server.maxConnections = CONNECTIONS_MAX
   server.on('request', (request, response) => {
+    const answerAdmin = /^\/webhooks(\/|\?|$)/.test(request.url ?? '') ? webhookAdmin() : undefined
+    if (answerAdmin !== undefined) return answerAdmin(request, response)
     if (request.method !== 'GET') return answer(response, 405, 'only GET\n')
     switch (request.url) {
       case '/livez':

@@ -46,6 +46,8 @@ import { createSessionEventsWorker } from './session-events-worker.ts'
 import { listenForStatus } from './status-listener.ts'
 import { openUserStore } from './user-store.ts'
 import type { UserStore } from './user-store.ts'
+import { createWebhookAdmin } from './webhooks/admin-routes.ts'
+import type { WebhookAdmin } from './webhooks/admin-routes.ts'
 import { createDeliveries } from './webhooks/deliveries.ts'
 import { createWebhookDelivery } from './webhooks/delivery.ts'
 import type { WebhookDelivery } from './webhooks/delivery.ts'
@@ -89,7 +91,7 @@ function readConfig(): WorkerConfig {
 }
 
 async function start(config: WorkerConfig) {
-  const { redis: redisConfig, webhooks, host, port, concurrency } = config
+  const { redis: redisConfig, webhooks, token, host, port, concurrency } = config
   const metrics = createWorkerMetrics()
   if (tracing) reportSpans(tracing, { spans: metrics.spans, log })
   const keys = createKeys(redisConfig.keyPrefix)
@@ -101,6 +103,7 @@ async function start(config: WorkerConfig) {
   let eraseWorker: PatientWorker | undefined
   let sessionEventsWorker: PatientWorker | undefined
   let webhookDelivery: WebhookDelivery | undefined
+  let webhookAdmin: WebhookAdmin | undefined
   let store: UserStore | undefined
   let quarantine: Quarantine | undefined
   let status: Awaited<ReturnType<typeof listenForStatus>> | undefined
@@ -130,7 +133,11 @@ async function start(config: WorkerConfig) {
   )
 
   status = await listenForStatus(
-    { metrics: metrics.exposition, whyNotReady: () => whyNotReady(redis, worker) },
+    {
+      metrics: metrics.exposition,
+      whyNotReady: () => whyNotReady(redis, worker),
+      webhookAdmin: () => webhookAdmin,
+    },
     { host, port },
   )
 
@@ -201,31 +208,32 @@ async function start(config: WorkerConfig) {
     },
     { prefix, concurrency },
   )
-  const removeJobs = createJobRemoval(redis, prefix)
+  const removeJobs = createJobRemoval({ redis, isLoggedIn }, prefix)
   const eraseUser = createEraseUser({
     erasures: opened.erasures,
-    async removeJobs(user, states) {
+    async removeJobs(user) {
       await opened.beforeErasing(user)
-      return removeJobs(user, states)
+      return removeJobs(user)
     },
-    isLoggedIn,
     acknowledge,
     receipts: createReceiptWriter(redis, keys),
     log,
   })
   eraseWorker = createEraseWorker(eraseUser, { redis, metrics, log }, erasePrefix)
   if (database) {
-    const { db } = database
-    webhookDelivery = createWebhookDelivery({ deliveries: createDeliveries(db), metrics, log }, webhooks)
+    const deliveries = createDeliveries(database.db)
+    webhookDelivery = createWebhookDelivery({ deliveries, metrics, log }, webhooks)
     webhookDelivery.start()
-    const eventsPrefix = keys.queue(SESSION_EVENTS_QUEUE)
-    sessionEventsWorker = createSessionEventsWorker(
-      { db, outbox: createOutbox(webhooks.endpoints), redis, metrics, log },
-      eventsPrefix,
-    )
-    metrics.sessionEventQueue(createJobCount(failFast, eventsPrefix, SESSION_EVENTS_QUEUE))
+    const { endpoints } = webhooks
+    if (token !== undefined) webhookAdmin = createWebhookAdmin({ deliveries, endpoints, token, log })
   }
-  await Promise.all([worker.start(), eraseWorker.start(), sessionEventsWorker?.start()])
+  const eventsPrefix = keys.queue(SESSION_EVENTS_QUEUE)
+  metrics.sessionEventQueue(createJobCount(failFast, eventsPrefix, SESSION_EVENTS_QUEUE))
+  sessionEventsWorker = createSessionEventsWorker(
+    { db: database?.db, outbox: createOutbox(webhooks.endpoints), redis, metrics, log },
+    eventsPrefix,
+  )
+  await Promise.all([worker.start(), eraseWorker.start(), sessionEventsWorker.start()])
   log.info({ url: `http://${host}:${status.port}`, users: opened.kind, concurrency }, 'worker ready')
 }
 

@@ -4,6 +4,8 @@ import type { Secret } from '../secret.ts'
 import { GatewayError } from '../errors.ts'
 import { addAppRoutes } from './app-routes.ts'
 import type { AppRoutesDeps } from './app-routes.ts'
+import { addDeadJobRoutes } from './dead-job-routes.ts'
+import type { DeadJobRoutesDeps } from './dead-job-routes.ts'
 import { addHealthRoutes } from './health-routes.ts'
 import { addIntrospectionRoutes } from './introspection-routes.ts'
 import type { IntrospectionRoutesDeps } from './introspection-routes.ts'
@@ -24,6 +26,7 @@ export interface AdminDeps
     UserRoutesDeps,
     AppRoutesDeps,
     SessionKeyRoutesDeps,
+    DeadJobRoutesDeps,
     QueueRoutesDeps {
   adminToken: Secret<string>
 }
@@ -51,6 +54,7 @@ export function createAdminApp({ adminToken, ...deps }: AdminDeps): Server {
   addUserRoutes(app, deps)
   addSessionKeyRoutes(app, deps)
   addAppRoutes(app, deps)
+  addDeadJobRoutes(app, deps)
   addQueueRoutes(app, deps)
   const { exposition } = deps.metrics
   app.get('/metrics', async (_request, reply) =>

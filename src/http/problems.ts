@@ -6,39 +6,13 @@
  */
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
-import { ERRORS, GatewayError } from '../errors.ts'
+import { GatewayError } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
 import { createThrottle } from '../log.ts'
+import { PROBLEM_TYPE, problemOf } from '../problem.ts'
 
-const CONTENT_TYPE = 'application/problem+json; charset=utf-8'
-const TYPE_PREFIX = 'urn:wechat-login-gateway:error:'
 /** Clients that were turned away together should not return together. */
 const RETRY_AFTER_JITTER_SECONDS = 2
-
-export interface Problem {
-  type: string
-  title: string
-  status: number
-  detail?: string
-  code: ErrorCode
-  retry: string
-  errcode?: number
-  rid?: string
-}
-
-/** The body of the answer. */
-function problemOf(error: GatewayError): Problem {
-  return {
-    type: TYPE_PREFIX + error.code,
-    title: ERRORS[error.code].title,
-    status: error.status,
-    ...(error.detail === undefined ? {} : { detail: error.detail }),
-    code: error.code,
-    retry: error.retry,
-    ...(error.errcode === undefined ? {} : { errcode: error.errcode }),
-    ...(error.rid === undefined ? {} : { rid: error.rid }),
-  }
-}
 
 /** By code: while Redis or WeChat is away, every request is refused for the same reason. */
 const throttleRefusals = createThrottle(2_000)
@@ -77,7 +51,7 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
   }
   reply
     .code(shown.status)
-    .header('content-type', CONTENT_TYPE)
+    .header('content-type', PROBLEM_TYPE)
     .send(JSON.stringify(problemOf(shown)))
 }
 
@@ -113,7 +87,7 @@ export function rawResponse(code: ErrorCode): string {
   const body = JSON.stringify(problem)
   return [
     `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
-    `content-type: ${CONTENT_TYPE}`,
+    `content-type: ${PROBLEM_TYPE}`,
     `content-length: ${Buffer.byteLength(body)}`,
     'cache-control: no-store',
     'x-content-type-options: nosniff',

@@ -11,6 +11,7 @@ import { describeDatabaseError } from '../database-errors.ts'
 import { openDatabase } from '../database.ts'
 import { createDeliveries } from './deliveries.ts'
 import type { Deliveries } from './deliveries.ts'
+import { summarize } from './summary.ts'
 
 const USAGE = `usage: npm run -s webhooks -- COMMAND
 
@@ -106,22 +107,17 @@ async function status(
   _options: Options,
   endpoints: readonly WebhookEndpoint[],
 ): Promise<number> {
-  const [counts, disabled] = [await deliveries.counts(), await deliveries.disabled()]
-  const configured = new Set(endpoints.map(({ name }) => name))
-  const names = new Set([...configured, ...counts.map(({ endpoint }) => endpoint), ...disabled.keys()])
-  for (const name of names) {
-    const of = (state: string) => counts.find((each) => each.endpoint === name && each.state === state)
-    const [waiting, gone] = [of('pending'), of('dead')]
-    const since = disabled.get(name)
+  const summaries = await summarize(deliveries, endpoints)
+  for (const { name, configured, waiting, oldest_seconds: age, dead: gone, ...rest } of summaries) {
     const parts = [
-      waiting ? `${waiting.count} waiting, the oldest for ${Math.round(waiting.ageSeconds)} s` : '0 waiting',
-      `${gone?.count ?? 0} dead`,
-      ...(since === undefined ? [] : [`disabled since ${since.toISOString()}`]),
-      ...(configured.has(name) ? [] : ['not in WEBHOOKS_FILE']),
+      waiting > 0 ? `${waiting} waiting, the oldest for ${age} s` : '0 waiting',
+      `${gone} dead`,
+      ...(rest.disabled_since === undefined ? [] : [`disabled since ${rest.disabled_since}`]),
+      ...(configured ? [] : ['not in WEBHOOKS_FILE']),
     ]
     console.log(`${name}: ${parts.join('; ')}`)
   }
-  if (names.size === 0) console.error('There are no endpoints.')
+  if (summaries.length === 0) console.error('There are no endpoints.')
   return 0
 }
 
