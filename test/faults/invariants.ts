@@ -1,11 +1,12 @@
 /**
  * What must hold after every row, whatever its fault was: the client's ledger against the simulator's, Redis (through
- * the front door) and Postgres. I5, webhooks, comes with the webhooks.
+ * the front door), Postgres and the receiver of webhooks.
  *
  *   I1  every token that was answered with 200 validates, until a client ended it
  *   I2  WeChat saw each code once (twice where a row kills or stalls who was exchanging it)
  *   I3  same code and nonce, same session; another nonce, never one
  *   I4  every login that was answered with 200 has exactly one row in Postgres
+ *   I5  every event that was written down has arrived, signed, with one id, and nobody who logged in is left untold of
  *   I6  only the contract's statuses; errors are problem documents, 429 and 503 say when to come back; no resets
  *   I7  no secret in any log, metric, Redis value or table
  *   I8  no process ended by itself, nor with an unhandled rejection
@@ -16,6 +17,7 @@ import { findCanaries } from './canaries.ts'
 import { newNonce } from './client.ts'
 import type { Bench } from './row.ts'
 import type { Stand } from './stand.ts'
+import { checkWebhooks } from './webhook-ledger.ts'
 
 export interface InvariantSettings {
   /** I2; 2 in rows that kill or stall the leader. Default 1. */
@@ -30,7 +32,7 @@ export interface InvariantSettings {
   /** I4: how long after the end the rows may take. Default 60 s. */
   provisionedWithinMs?: number
   /** Which are left out, and why it cannot be otherwise; the row's table shows it. */
-  without?: Partial<Record<'I1' | 'I2' | 'I3' | 'I4' | 'I6' | 'I7' | 'I8' | 'I9', string>>
+  without?: Partial<Record<'I1' | 'I2' | 'I3' | 'I4' | 'I5' | 'I6' | 'I7' | 'I8' | 'I9', string>>
 }
 
 const STATUSES: ReadonlySet<number> = new Set([
@@ -60,6 +62,7 @@ export async function checkInvariants(
       withinMs: settings.provisionedWithinMs ?? 60_000,
       lostMax: settings.sessionsLost ?? 0,
     })
+  if (!without.I5) await checkWebhooks(bench, stand, { withinMs: settings.provisionedWithinMs ?? 60_000 })
   if (!without.I6) checkAnswers(bench, stand, settings.resetsAllowed ?? false)
   if (!without.I7) for (const found of await findCanaries(stand)) bench.check(`I7: ${found}`, false)
   if (!without.I8) checkProcesses(bench, stand)

@@ -142,4 +142,32 @@ export const MUTATIONS: readonly Mutation[] = [
     find: "await tx.deleteFrom('identities').where('id', '=', id).execute()",
     replace: '',
   },
+  {
+    row: 'W7',
+    takenOut: 'an endpoint that says 410 is left alone',
+    file: 'workers/webhooks/schedule.ts',
+    find: 'const GONE = 410',
+    replace: 'const GONE = 999',
+  },
+  {
+    row: 'W8',
+    takenOut: 'every secret signs',
+    file: 'workers/webhooks/post.ts',
+    find: '.map((secret) => {',
+    replace: '.slice(0, 1).map((secret) => {',
+  },
+  {
+    row: 'W12',
+    takenOut: 'two users who turn out to be one are merged',
+    file: 'workers/users.ts',
+    find: '} else if (ofUnionid.id !== ofIdentity.id) {',
+    replace: '} else if (ofUnionid.id === ofIdentity.unionid) {',
+  },
+  {
+    row: 'W13',
+    takenOut: 'an erasure is told of',
+    file: 'workers/erasures.ts',
+    find: 'await outbox.forgetUsers(tx, sub, [userId, ...merged])',
+    replace: '',
+  },
 ]

@@ -16,6 +16,7 @@ import type { Database } from './postgres.ts'
 import { startProgram } from './program.ts'
 import type { Program } from './program.ts'
 import type { Bench } from './row.ts'
+import type { Webhooks } from './webhooks.ts'
 import { startWechat } from './wechat.ts'
 import type { Wechat, WechatOptions } from './wechat.ts'
 
@@ -41,6 +42,8 @@ export interface StandOptions {
   /** Of the gateways, beside what a stand sets. */
   env?: Environment
   workerEnv?: Environment
+  /** What the workers tell, and what I5 looks at; default: they tell nothing. */
+  webhooks?: Webhooks
   /** What starts a gateway, for rows that put something around it; default: the program itself. */
   gatewayCommand?: readonly string[]
   /** Whether to wait until gateways and workers are ready. Default true. */
@@ -107,6 +110,7 @@ export async function startStand(bench: Bench, options: StandOptions = {}) {
     ...(gatewayEnv['KEY_PREFIX'] === undefined ? {} : { KEY_PREFIX: gatewayEnv['KEY_PREFIX'] }),
     DATABASE_URL: database?.url ?? '',
     LOG_LEVEL: 'info',
+    ...options.webhooks?.env,
     ...options.workerEnv,
   }
   const awaitReady = options.awaitReady ?? true
@@ -168,6 +172,7 @@ export async function startStand(bench: Bench, options: StandOptions = {}) {
     wechat,
     redis,
     database,
+    webhooks: options.webhooks,
     gateways,
     workers,
     ledger,

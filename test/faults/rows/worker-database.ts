@@ -7,16 +7,29 @@ import { openOn } from '../postgres.ts'
 import type { Database } from '../postgres.ts'
 import { startPostgresServer } from '../postgres-server.ts'
 import type { PostgresServer } from '../postgres-server.ts'
-import { drained, figureDelays, jobsIn, slowDown, sumOverWorkers, timesWritten } from '../provisioning.ts'
+import {
+  drained,
+  figureDelays,
+  jobsIn,
+  slowDown,
+  startWorkerStand,
+  sumOverWorkers,
+  timesWritten,
+} from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
-import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
+import { startWebhooks } from '../webhooks.ts'
 
 const DRAINED_MS_MAX = 300_000
 
 async function runOutage(bench: Bench, seconds: number, loginsPerSecond: number): Promise<void> {
   const postgres = await startPostgresServer(bench)
-  const stand = await startStand(bench, { gateways: 1, workers: 2, database: postgres.database })
+  const stand = await startWorkerStand(bench, {
+    gateways: 1,
+    workers: 2,
+    database: postgres.database,
+    webhooks: await startWebhooks(bench),
+  })
   const load = await stand.load({ loginsPerSecond })
   await pause(5_000)
 
@@ -66,7 +79,12 @@ async function runErrors(bench: Bench): Promise<void> {
   url.pathname = 'app'
   const admin = openOn(url.href)
   url.username = 'gateway'
-  const stand = await startStand(bench, { gateways: 1, workers: WORKERS, database: openOn(url.href) })
+  const stand = await startWorkerStand(bench, {
+    gateways: 1,
+    workers: WORKERS,
+    database: openOn(url.href),
+    webhooks: await startWebhooks(bench),
+  })
   await slowDown(admin, 0.1)
   const load = await stand.load({ loginsPerSecond: 15 })
   const connections = countConnections(bench, admin)

@@ -3,10 +3,10 @@ import { until } from '../../harness/until.ts'
 import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { startPostgresServer } from '../postgres-server.ts'
-import { drained, jobsIn, slowDown, timesWritten } from '../provisioning.ts'
+import { drained, jobsIn, slowDown, startWorkerStand, timesWritten } from '../provisioning.ts'
 import { startStandalone } from '../redis-servers.ts'
 import type { Bench, Row } from '../row.ts'
-import { startStand } from '../stand.ts'
+import { startWebhooks } from '../webhooks.ts'
 
 const WORKERS = 2
 /** More than a worker has connections: some are in the middle of a transaction, some wait to begin one. */
@@ -22,11 +22,12 @@ async function runEnd(bench: Bench, trouble: Trouble): Promise<void> {
   const redis = await startStandalone()
   bench.defer(() => redis.close())
   const postgres = await startPostgresServer(bench)
-  const stand = await startStand(bench, {
+  const stand = await startWorkerStand(bench, {
     gateways: 1,
     workers: WORKERS,
     redis,
     database: postgres.database,
+    webhooks: await startWebhooks(bench),
     workerEnv: { WORKER_CONCURRENCY: String(JOBS_EACH) },
   })
   await slowDown(postgres.database, JOB_SECONDS)

@@ -5,9 +5,10 @@ import { until } from '../../harness/until.ts'
 import { createFaultClient, newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { createLedger } from '../ledger.ts'
-import { drained, jobsIn, slowDown } from '../provisioning.ts'
+import { drained, jobsIn, slowDown, startWorkerStand } from '../provisioning.ts'
 import type { Row } from '../row.ts'
-import { startStand } from '../stand.ts'
+import { eventsDelivered } from '../webhook-ledger.ts'
+import { startWebhooks } from '../webhooks.ts'
 
 const USERS = 60
 const LOGINS_PER_SECOND = 10
@@ -24,9 +25,11 @@ export const workerErasureRows: readonly Row[] = [
     title: `${USERS} users are erased while their jobs wait or run, and a worker is killed in the middle of it`,
     pass: 'no token is valid 1 s later; within 60 s no row, job or key has an openid of theirs, nor later',
     async run(bench) {
-      const stand = await startStand(bench, {
+      const webhooks = await startWebhooks(bench)
+      const stand = await startWorkerStand(bench, {
         gateways: 3,
         workers: 2,
+        webhooks,
         env: { SESSION_CACHE_SECONDS: '1' },
         workerEnv: { WORKER_CONCURRENCY: '4' },
       })
@@ -94,6 +97,16 @@ export const workerErasureRows: readonly Row[] = [
       const openids = new Set(rows?.map(({ openid }) => openid))
       bench.figure('rows of theirs', users.filter(({ openid }) => openids.has(openid)).length, { is: 0 })
       bench.figure('rows of others', openids.size, { min: 1 })
+      await eventsDelivered(stand, ERASED_MS_MAX)
+      const erased = webhooks.receiver.ofType('user.erased')
+      bench.figure('of them told of as user.erased', erased.length, { min: 1, max: USERS })
+      const late = erased.filter(({ event: { data }, atMs }) =>
+        webhooks.receiver.received.some(
+          ({ event, atMs: otherMs }) =>
+            event.type !== 'user.erased' && event.data['user_id'] === data['user_id'] && otherMs > atMs,
+        ),
+      )
+      bench.figure('of those told of again behind that', late.length, { is: 0 })
       await checkInvariants(bench, stand)
     },
   },

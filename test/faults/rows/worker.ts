@@ -6,14 +6,26 @@ import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { quantile } from '../ledger.ts'
 import { startPostgresServer } from '../postgres-server.ts'
-import { drained, figureDelays, jobsIn, slowDown, sumOverWorkers, timesWritten } from '../provisioning.ts'
+import {
+  drained,
+  figureDelays,
+  jobsIn,
+  slowDown,
+  startWorkerStand,
+  sumOverWorkers,
+  timesWritten,
+} from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
-import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
+import { startWebhooks } from '../webhooks.ts'
+import { workerBacklogRows } from './worker-backlog.ts'
 import { workerDatabaseRows } from './worker-database.ts'
 import { workerEndRows } from './worker-end.ts'
 import { workerErasureRows } from './worker-erasure.ts'
+import { workerLinkedRows } from './worker-linked.ts'
 import { workerPoisonRows } from './worker-poison.ts'
+import { workerPushRows } from './worker-push.ts'
+import { workerWebhookRows } from './worker-webhooks.ts'
 
 const KILLS = 20
 const LOGINS_PER_SECOND = 20
@@ -35,7 +47,11 @@ export const workerRows: readonly Row[] = [
     pass: 'every job done within 20 s, none dead; the rows are exact',
     long: true,
     async run(bench) {
-      const stand = await startStand(bench, { gateways: 1, workers: 2 })
+      const stand = await startWorkerStand(bench, {
+        gateways: 1,
+        workers: 2,
+        webhooks: await startWebhooks(bench),
+      })
       if (stand.database) await slowDown(stand.database, JOB_SECONDS)
       const doneMs: number[] = []
       for (let kill = 0; kill < KILLS; kill += 1) {
@@ -70,7 +86,12 @@ export const workerRows: readonly Row[] = [
     pass: 'the others do its jobs within 20 s; its own late end changes nothing',
     async run(bench) {
       const postgres = await startPostgresServer(bench)
-      const stand = await startStand(bench, { gateways: 1, workers: 2, database: postgres.database })
+      const stand = await startWorkerStand(bench, {
+        gateways: 1,
+        workers: 2,
+        database: postgres.database,
+        webhooks: await startWebhooks(bench),
+      })
       await slowDown(postgres.database, JOB_SECONDS)
       const load = await stand.load({ loginsPerSecond: LOGINS_PER_SECOND })
       await pause(5_000)
@@ -102,7 +123,11 @@ export const workerRows: readonly Row[] = [
     pass: 'the next login or validation queues the user again; the row is there within 60 s',
     long: true,
     async run(bench) {
-      const stand = await startStand(bench, { gateways: 1, workers: 1 })
+      const stand = await startWorkerStand(bench, {
+        gateways: 1,
+        workers: 1,
+        webhooks: await startWebhooks(bench),
+      })
       await stand.worker().end('SIGTERM')
       const target = stand.gateway().url
       const logIn = async (issued: { code: string; openid: string }) =>
@@ -145,6 +170,10 @@ export const workerRows: readonly Row[] = [
   ...workerDatabaseRows,
   ...workerErasureRows,
   ...workerEndRows,
+  ...workerWebhookRows,
+  ...workerBacklogRows,
+  ...workerLinkedRows,
+  ...workerPushRows,
 ]
 
 /** No user twice, none without an identity, none beside those who logged in, and no second run that counted again. */
