@@ -6,7 +6,9 @@
 import { basename } from 'node:path'
 import type { IPodSpec } from 'kubernetes-models/v1'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
 import { readMeasured } from '../deploy/sizing/measured.ts'
+import { prometheusRule, RULE_FILES } from '../deploy/k8s/prometheus-rules.ts'
 import { GATEWAY_LOAD, GATEWAYS_MIN } from '../deploy/sizing/reckon.ts'
 import { GATEWAY_CLOSE_MS_MAX, WORKER_CLOSE_MS_MAX } from '../src/closing.ts'
 import { loadGatewayConfig, loadWorkerConfig } from '../src/config.ts'
@@ -59,6 +61,12 @@ describe.skipIf(kustomizeAbsence).each(OVERLAYS)('the overlay %s', (overlay) => 
       const named = pod?.ports.map(({ name }) => name)
       for (const { targetPort } of spec?.ports ?? []) expect(named, metadata.name).toContain(targetPort)
     }
+    for (const { metadata, spec } of all(manifests, 'NetworkPolicy')) {
+      const [pod] = labelled(spec?.podSelector?.matchLabels)
+      const named = pod?.ports.map(({ name }) => name)
+      const admitted = (spec?.ingress ?? []).flatMap(({ ports = [] }) => ports)
+      for (const { port } of admitted) expect(named, metadata.name).toContain(port)
+    }
     for (const { spec } of all(manifests, 'PodDisruptionBudget'))
       expect(labelled(spec?.selector?.matchLabels)).toHaveLength(1)
     for (const { spec } of all(manifests, 'ServiceMonitor')) {
@@ -91,6 +99,15 @@ describe.skipIf(kustomizeAbsence).each(OVERLAYS)('the overlay %s', (overlay) => 
         // Throttled, an event loop is late.
         expect(container.resources?.limits?.['cpu']).toBeUndefined()
       }
+    }
+  })
+
+  test('runs the images as the user whom they are made for', () => {
+    const [, user, group] = /^USER (\d+):(\d+)$/m.exec(readSource('Dockerfile')) ?? []
+    for (const deployment of [GATEWAY, WORKER]) {
+      const { runAsUser, runAsGroup, fsGroup } = podOf(manifests, deployment).securityContext ?? {}
+      // What is mounted for the group is for this one.
+      expect([runAsUser, runAsGroup, fsGroup]).toEqual([Number(user), Number(group), Number(group)])
     }
   })
 
@@ -173,6 +190,15 @@ describe.skipIf(kustomizeAbsence)('production', () => {
   test('starts no more workers than Postgres has connections for', () => {
     const { maxReplicaCount = 0 } = find(manifests, 'ScaledObject', WORKER).spec
     expect(maxReplicaCount * (CONNECTIONS_MAX + 1)).toBeLessThanOrEqual(POSTGRES_CONNECTIONS)
+  })
+
+  test.each(RULE_FILES)('has the %s of deploy/prometheus', (name) => {
+    const rules = parse(readSource(`deploy/prometheus/${name}.rules.yml`)) as { groups: object[] }
+    expect(find(manifests, 'PrometheusRule', `wechat-login-${name}`).spec, 'run `npm run k8s:rules`').toEqual(
+      rules,
+    )
+    expect(rules.groups.length).toBeGreaterThan(0)
+    expect(readSource(`deploy/k8s/components/monitoring/${name}-rules.yaml`)).toBe(prometheusRule(name))
   })
 
   test('wants the very secrets that docs/kubernetes.md has the operator make', () => {
