@@ -49,7 +49,7 @@ ${boxes.join('\n')}
 
 /** Ours, packages, Node, and V8 itself are told apart; the same owner always looks the same. */
 function colourOf(owner: string): string {
-  const hue = [...owner].reduce((sum, char) => (sum * 31 + char.charCodeAt(0)) % 40, 7)
+  const hue = Array.from(owner).reduce((sum, char) => (sum * 31 + char.charCodeAt(0)) % 40, 7)
   if (owner.startsWith('src/')) return `hsl(${90 + hue} 55% 70%)`
   if (owner.startsWith('node:')) return `hsl(${200 + hue} 45% 80%)`
   if (owner.startsWith('(')) return 'hsl(0 0% 82%)'

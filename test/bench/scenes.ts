@@ -200,7 +200,9 @@ function waferLogins(contender: Contender, wechat: Wechat): Take {
   return async (count) => {
     const values: string[] = []
     while (values.length < count) {
-      const [{ openid = '' } = {}] = await wechat.codes(1)
+      const [first] = await wechat.codes(1)
+      if (first === undefined) throw new TypeError('the simulator made no code')
+      const { openid } = first
       const codes = await wechat.codes(Math.min(WAFER_LOGINS_EACH, count - values.length), { openid })
       const { encryptedData, iv } = await openData(wechat, openid)
       const tail = `\r\nX-WX-Encrypted-Data: ${encryptedData}\r\nX-WX-IV: ${iv}`

@@ -14,7 +14,7 @@ export async function fillWithUsers(redisUrl: string, count: number): Promise<nu
   const redis = connectFailFast({ ...loadRedisConfig({ REDIS_URL: redisUrl }), commandTimeoutMs: TIMEOUT_MS })
   await waitUntilReady(redis, TIMEOUT_MS)
   const keys = createKeys('')
-  const [, [template] = []] = await redis.scan(0, 'MATCH', 'user:*', 'COUNT', 1_000)
+  const [, [template]] = await redis.scan(0, 'MATCH', 'user:*', 'COUNT', 1_000)
   const value = template === undefined ? null : await redis.dumpBuffer(template)
   if (value === null) throw new Error('nobody is logged in whom to copy')
   const before = await redisBooks(redisUrl)
