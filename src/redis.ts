@@ -25,7 +25,7 @@
  * this page. Every script touches one slot, so the same code runs on standalone, Sentinel and Cluster.
  *
  * The settings of the connections are those of a service that must not wait, each with a mishap behind it. What
- * becomes of each part of the gateway while Redis is away, README.md says ("When Redis fails").
+ * becomes of each part of the gateway while Redis is away, docs/operation.md says ("Redis").
  */
 import { readFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'

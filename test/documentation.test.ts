@@ -1,6 +1,7 @@
 /**
  * The documents say what the code does. Each failure shows the table as it should be, to be pasted.
  */
+import { posix } from 'node:path'
 import { parseEnv } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { loadGatewayConfig, loadWorkerConfig } from '../src/config.ts'
@@ -8,10 +9,10 @@ import { ERRORS } from '../src/errors.ts'
 import type { Setting } from '../src/setting-kinds.ts'
 import { SETTINGS } from '../src/settings.ts'
 import { soundEnvironment } from './harness/configuration.ts'
-import { codeOf, envEntries, tableRows } from './harness/documents.ts'
+import { anchorsOf, codeOf, envEntries, linksOf, tableRows } from './harness/documents.ts'
 import { listRoutes } from './harness/routes.ts'
 import type { Routes } from './harness/routes.ts'
-import { readSource } from './harness/sources.ts'
+import { readSource, sourceFiles } from './harness/sources.ts'
 
 const readme = readSource('README.md')
 const rows = tableRows(readme)
@@ -97,6 +98,24 @@ describe('the routes in README.md', () => {
       ([, methods = '', path = '']) => spell(path, methods.split(/, ?/)),
     )
     expect(admin.filter((route) => !named.includes(route))).toEqual([])
+  })
+})
+
+describe('links', () => {
+  const documents = [
+    'README.md',
+    'CHANGELOG.md',
+    'SECURITY.md',
+    ...sourceFiles('docs/*.md', '{deploy,test}/**/README.md'),
+  ]
+
+  test.each(documents)('of %s lead to files and headings that there are', (path) => {
+    const lost = linksOf(readSource(path)).filter(({ file, heading }) => {
+      const target = file === '' ? path : posix.join(posix.dirname(path), file)
+      if (sourceFiles(target).length === 0) return true
+      return heading !== '' && !anchorsOf(readSource(target)).includes(heading)
+    })
+    expect(lost).toEqual([])
   })
 })
 

@@ -26,6 +26,23 @@ export function codeOf(cell: string | undefined): string | undefined {
   return /^`([^`]+)`$/.exec(cell ?? '')?.[1]
 }
 
+/** Where a document links to within the repository; an empty file is itself, an empty heading none. */
+export function linksOf(markdown: string): { file: string; heading: string }[] {
+  return [...markdown.matchAll(/\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)/g)].map(
+    ([, file = '', heading = '']) => ({ file, heading }),
+  )
+}
+
+/** Its headings as a link names them. */
+export function anchorsOf(markdown: string): string[] {
+  return [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, title = '']) =>
+    title
+      .toLowerCase()
+      .replaceAll(/[^\w\- ]/g, '')
+      .replaceAll(' ', '-'),
+  )
+}
+
 export interface EnvEntry {
   name: string
   value: string
