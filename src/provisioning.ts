@@ -40,6 +40,7 @@ interface QueuedJob {
   o: string
   u?: string
   t: number
+  tp?: string
 }
 
 type FieldNames = Readonly<Record<'appid' | 'openid' | 'unionid' | 'seenAtMs', string>>
@@ -180,8 +181,15 @@ function deduplicationId({ sub, unionid }: Pick<ProvisionJob, 'sub' | 'unionid'>
   return text.slice(0, DEDUPLICATION_CHARACTERS)
 }
 
-function queued({ appid, openid, unionid, seenAtMs }: ProvisionJob): QueuedJob {
-  return { v: 2, a: appid, o: openid, ...(unionid !== undefined && { u: unionid }), t: seenAtMs }
+function queued({ appid, openid, unionid, seenAtMs, tp }: ProvisionJob): QueuedJob {
+  return {
+    v: 2,
+    a: appid,
+    o: openid,
+    ...(unionid !== undefined && { u: unionid }),
+    t: seenAtMs,
+    ...(tp !== undefined && { tp }),
+  }
 }
 
 /** Not a job of a version that is known. The message is kept in Redis, and holds no value of the job but its version. */

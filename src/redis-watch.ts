@@ -89,6 +89,8 @@ export function watchAnswers(redis: Redis, { onFailure, onAnswer }: AnswersObser
       () => hear(command, sentAtMs),
       (error: unknown) => hearError(error, command, sentAtMs),
     )
+    const end = follow?.(command, redis)
+    if (end) answer.then(() => end(), end)
     return answer
   }
   // Whoever gets through the next handshake has heard something.
@@ -124,6 +126,16 @@ export function watchAnswers(redis: Redis, { onFailure, onAnswer }: AnswersObser
   }
 }
 
+/** Told of a command that is being sent. What it returns is told of its end. */
+export type Follow = (command: Command, redis: Redis) => ((error?: unknown) => void) | undefined
+
+let follow: Follow | undefined
+
+/** Has the commands of this process followed, on all connections; undefined: no longer. */
+export function followCommands(follower: Follow | undefined): void {
+  follow = follower
+}
+
 const held = new WeakSet<Writable>()
 
 /**
@@ -147,8 +159,10 @@ export function timeAnswers(redis: Redis, onAnswer: AnswersObserver['onAnswer'])
     if (redis.status !== 'ready') return send.call(redis, command, stream) // it comes again when it is sent
     const sentAtMs = performance.now()
     const answer = send.call(redis, command, stream) as Promise<unknown>
-    const end = () => onAnswer(nameOf(command), (performance.now() - sentAtMs) / 1_000)
-    answer.then(end, end)
+    const tell = () => onAnswer(nameOf(command), (performance.now() - sentAtMs) / 1_000)
+    answer.then(tell, tell)
+    const end = follow?.(command, redis)
+    if (end) answer.then(() => end(), end)
     return answer
   }
 }

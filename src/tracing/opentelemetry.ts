@@ -11,12 +11,7 @@ import { ROOT_CONTEXT, SpanKind, SpanStatusCode, trace, TraceFlags } from '@open
 import type { Context, Link, Span as OpenTelemetrySpan, SpanContext } from '@opentelemetry/api'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import { defaultResource, resourceFromAttributes } from '@opentelemetry/resources'
-import {
-  BatchSpanProcessor,
-  ParentBasedSampler,
-  TracerProvider,
-  TraceIdRatioBasedSampler,
-} from '@opentelemetry/sdk-trace'
+import { AlwaysOnSampler, BatchSpanProcessor, TracerProvider } from '@opentelemetry/sdk-trace'
 import type { SpanExporter, SpanProcessor } from '@opentelemetry/sdk-trace'
 import type { SpanAttributes } from './attributes.ts'
 import type { Span, SpanOptions, SpanReference } from './span.ts'
@@ -57,7 +52,7 @@ export function createTracing(config: TracingConfig, name: string): Tracing {
         'service.instance.id': `${hostname()}:${process.pid}`,
       }),
     ),
-    sampler: new ParentBasedSampler({ root: new TraceIdRatioBasedSampler(config.share) }),
+    sampler: new AlwaysOnSampler(), // begin() has decided before it is asked
     spanLimits: { eventCountLimit: EVENTS_MAX },
     spanProcessors: [processor],
   })
@@ -82,21 +77,19 @@ export function createTracing(config: TracingConfig, name: string): Tracing {
   }
 
   function wrap(span: OpenTelemetrySpan): Span {
-    const { traceId, spanId, traceFlags } = span.spanContext()
-    const isSampled = (traceFlags & TraceFlags.SAMPLED) !== 0
+    const { traceId, spanId } = span.spanContext()
     const below = trace.setSpan(ROOT_CONTEXT, span)
     return {
       traceId,
       spanId,
-      isSampled,
+      isSampled: true,
       set: (attributes) => void span.setAttributes({ ...attributes }),
-      rename: (other) => void span.updateName(other),
       event: (eventName, attributes) => void span.addEvent(eventName, { ...attributes }),
       child(childName, options: SpanOptions = {}) {
-        return isSampled && span.isRecording() ? wrap(start(childName, below, options)) : undefined
+        return span.isRecording() ? wrap(start(childName, below, options)) : undefined
       },
       record(childName, { durationMs, failure, ...options }) {
-        if (!isSampled || !span.isRecording()) return
+        if (!span.isRecording()) return
         const nowMs = performance.now()
         endWith(start(childName, below, options, nowMs - durationMs), failure, nowMs)
       },
@@ -107,6 +100,9 @@ export function createTracing(config: TracingConfig, name: string): Tracing {
   return {
     trustsParent: config.trustsParent,
     begin(spanName, { kind, attributes, parent, link }) {
+      // Most requests end here, and should not have paid for what the others do.
+      if (parent === undefined ? Math.random() >= config.share : !parent.isSampled)
+        return unsampled(parent?.traceId)
       const context =
         parent === undefined ? ROOT_CONTEXT : trace.setSpanContext(ROOT_CONTEXT, contextOf(parent))
       return wrap(start(spanName, context, { kind, attributes, ...(link && { links: [link] }) }))
@@ -117,6 +113,29 @@ export function createTracing(config: TracingConfig, name: string): Tracing {
     flush: () => void provider.forceFlush().catch(ignore),
     close: () => provider.shutdown().catch(ignore),
   }
+}
+
+const TRACE_ID_BYTES = 16
+const SPAN_ID_BYTES = 8
+
+/** What is not recorded has its ids, for the log. */
+function unsampled(traceId = randomHex(TRACE_ID_BYTES)): Span {
+  return {
+    traceId,
+    spanId: randomHex(SPAN_ID_BYTES),
+    isSampled: false,
+    set: ignore,
+    event: ignore,
+    child: () => undefined,
+    record: ignore,
+    end: ignore,
+  }
+}
+
+function randomHex(bytes: number): string {
+  let hex = ''
+  for (let at = 0; at < bytes; at += 4) hex += ((Math.random() * 2 ** 32) >>> 0).toString(16).padStart(8, '0')
+  return hex
 }
 
 function endWith(span: OpenTelemetrySpan, failure: string | undefined, endTime?: number): void {

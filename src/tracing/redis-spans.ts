@@ -1,52 +1,36 @@
 /**
- * A span for each command that is sent to Redis in the name of a request or a job.
+ * A span for each command that is sent to Redis in the name of a request or a job; what is sent in nobody's name makes
+ * none. Of its arguments only the hash of a script is looked at, which names it.
  *
- * ioredis tells of its commands on a diagnostics channel, which is the process's: what is sent in nobody's name, and
- * what others send, makes no span. Arguments are on the channel as well and are left alone, but for the hash of a
- * script, which names it.
+ * Not by ioredis' diagnostics channel: while somebody listens there, it makes texts of all arguments of all commands,
+ * and a promise for each, which the many requests would pay for that are not traced.
  */
-import { tracingChannel } from 'node:diagnostics_channel'
-import { failureOf, scriptNameOf } from '../redis-watch.ts'
+import { failureOf, followCommands, scriptNameOf } from '../redis-watch.ts'
+import type { Follow } from '../redis-watch.ts'
 import type { SpanAttributes } from './attributes.ts'
 import { activeSpan } from './span.ts'
-import type { Span } from './span.ts'
-
-/** What ioredis 6 says. */
-interface CommandMessage {
-  readonly command: string
-  readonly args: readonly string[]
-  readonly serverAddress?: string
-  readonly serverPort?: number
-  error?: unknown
-}
-
-const channel = tracingChannel<CommandMessage>('ioredis:command')
 
 /** Makes them for the whole process. @returns stops it */
 export function traceRedis(): () => void {
-  const spans = new WeakMap<CommandMessage, Span>()
-  const subscribers = {
-    start(message: CommandMessage) {
-      const parent = activeSpan()
-      if (parent === undefined) return
-      const { command, args, serverAddress, serverPort } = message
-      const operation = command.toUpperCase()
-      const script = operation === 'EVALSHA' ? scriptNameOf(args[0]) : undefined
-      const attributes: SpanAttributes = {
-        'db.system.name': 'redis',
-        'db.operation.name': operation,
-        ...(script !== undefined && { 'db.stored_procedure.name': script }),
-        ...(serverAddress !== undefined && { 'server.address': serverAddress }),
-        ...(serverPort !== undefined && { 'server.port': serverPort }),
-      }
-      const name = script === undefined ? operation : `${operation} ${script}`
-      const span = parent.child(name, { kind: 'client', attributes })
-      if (span !== undefined) spans.set(message, span)
-    },
-    asyncEnd(message: CommandMessage) {
-      spans.get(message)?.end(message.error === undefined ? undefined : failureOf(message.error))
-    },
+  followCommands(beginSpan)
+  return () => followCommands(undefined)
+}
+
+const beginSpan: Follow = ({ name, args }, { options }) => {
+  const parent = activeSpan()
+  if (parent === undefined || !parent.isSampled) return undefined
+  const operation = name.toUpperCase()
+  const script = name === 'evalsha' ? scriptNameOf(args[0]) : undefined
+  const attributes: SpanAttributes = {
+    'db.system.name': 'redis',
+    'db.operation.name': operation,
+    ...(script !== undefined && { 'db.stored_procedure.name': script }),
+    ...(options.host !== undefined && { 'server.address': options.host }),
+    ...(options.port !== undefined && { 'server.port': options.port }),
   }
-  channel.subscribe(subscribers)
-  return () => channel.unsubscribe(subscribers)
+  const span = parent.child(script === undefined ? operation : `${operation} ${script}`, {
+    kind: 'client',
+    attributes,
+  })
+  return span && ((error) => span.end(error === undefined ? undefined : failureOf(error)))
 }

@@ -28,7 +28,6 @@ export interface SpanOptions {
 
 export interface Span extends SpanReference {
   set(attributes: SpanAttributes): void
-  rename(name: string): void
   event(name: string, attributes: SpanAttributes): void
   /** A span below this one; undefined when this one is not sampled or is over: what runs on in its name is not of it. */
   child(name: string, options?: SpanOptions): Span | undefined
@@ -54,16 +53,23 @@ export function runIn<T>(span: Span, work: () => T): T {
  * Does the work in a span of its own below the active one, which ends with it; without an active one, just does it.
  * @param failureOf what the span says of an error; undefined: nothing went wrong
  */
-export async function inSpan<T>(
+export function inSpan<T>(
   name: string,
   options: SpanOptions,
   work: (span: Span | undefined) => Promise<T>,
   failureOf: (error: unknown) => string | undefined = failureName,
 ): Promise<T> {
   const span = activeSpan()?.child(name, options)
-  if (span === undefined) return work(undefined)
+  return span === undefined ? work(undefined) : endedBy(span, () => work(span), failureOf)
+}
+
+async function endedBy<T>(
+  span: Span,
+  work: () => Promise<T>,
+  failureOf: (error: unknown) => string | undefined,
+): Promise<T> {
   try {
-    const result = await runIn(span, () => work(span))
+    const result = await runIn(span, work)
     span.end()
     return result
   } catch (error) {

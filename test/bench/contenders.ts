@@ -13,6 +13,7 @@ import { canPin, launch, pin, scratchFile, treeOf } from './processes.ts'
 import type { Launch } from './processes.ts'
 import { asking, VALUE } from './requests.ts'
 import type { Asking, RequestParts } from './requests.ts'
+import { startSink } from './sink.ts'
 
 interface Recipe {
   /** For the table. */
@@ -21,6 +22,8 @@ interface Recipe {
   start: string | ((env: Readonly<Record<string, string>>) => Pick<Launch, 'command'>[])
   usesRedis?: boolean
   env?: Readonly<Record<string, string>>
+  /** Share of its requests that is traced. */
+  traced?: string
   /** Some of a right answer to a login. */
   loginContains?: string
   /** Why it cannot be had on this machine; undefined: it can. */
@@ -37,6 +40,8 @@ const RECIPES = {
     ...GATEWAY,
     env: { SESSION_CACHE_SECONDS: '1' },
   },
+  'gateway-traced-1': { is: 'this gateway, 1 % of its requests traced', ...GATEWAY, traced: '0.01' },
+  'gateway-traced': { is: 'this gateway, all requests traced', ...GATEWAY, traced: '1' },
   bare: { is: 'bare Fastify', start: 'test/bench/contenders/bare.ts', loginContains: '"length":32' },
   'upstream-only': {
     is: 'Fastify + undici to WeChat: the floor of a login',
@@ -158,6 +163,10 @@ export async function startContender(
     ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }),
     ...FAR_LIMITS,
     ...recipe.env,
+    ...(recipe.traced !== undefined && {
+      OTEL_EXPORTER_OTLP_ENDPOINT: await startSink(closing),
+      OTEL_TRACES_SAMPLER_ARG: recipe.traced,
+    }),
     ...env,
   }
   const url = `http://127.0.0.1:${port}`

@@ -73,6 +73,13 @@ export const SCENES = {
     rate: 500,
     prepare: (contender, { wechat }) => freshLogins(contender, wechat),
   },
+  traced: {
+    question: 'What does tracing add to the login of a new user, for 1 % of the requests and for all?',
+    contenders: ['gateway', 'gateway-traced-1', 'gateway-traced'],
+    quick: [],
+    rate: 500,
+    prepare: (contender, { wechat }) => freshLogins(contender, wechat),
+  },
   retry: {
     question: 'What does it cost when a client sends a settled code again?',
     contenders: ['upstream-only', 'gateway'],
