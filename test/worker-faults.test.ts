@@ -73,7 +73,7 @@ describe.runIf(postgresUrl)('on Postgres', () => {
 
     await until('the poison to be dead', async () => (await counts())['failed'] === 1, 50_000)
     const [dead] = await queue.getFailed()
-    expect(dead?.data).toMatchObject({ openid: POISON })
+    expect(dead?.data).toMatchObject({ o: POISON })
     expect(dead?.failedReason).toBe('it ended or blocked its process 3 times: ended with SIGKILL')
     await until('the others to be done', async () => (await rows()) === 40)
     expect(await counts()).toMatchObject({ waiting: 0, active: 0, delayed: 0, failed: 1 })
