@@ -76,6 +76,8 @@ describe.runIf(postgresUrl)('on Postgres', () => {
     expect(dead?.data).toMatchObject({ o: POISON })
     expect(dead?.failedReason).toBe('it ended or blocked its process 3 times: ended with SIGKILL')
     await until('the others to be done', async () => (await rows()) === 40)
+    // A row is there before its job is acknowledged.
+    await until('no job to be under way', async () => (await counts())['active'] === 0)
     expect(await counts()).toMatchObject({ waiting: 0, active: 0, delayed: 0, failed: 1 })
     expect(second.child.exitCode ?? second.child.signalCode).toBeNull()
   }, 90_000)
