@@ -48,7 +48,7 @@ export interface TcpProxy {
 }
 
 /** Passes everything on to 127.0.0.1:targetPort. Ends with the row. */
-export async function startTcpProxy(bench: Bench, targetPort: number): Promise<TcpProxy> {
+export async function startTcpProxy(bench: Pick<Bench, 'defer'>, targetPort: number): Promise<TcpProxy> {
   const weather = { ...FAIR }
   const pairs = new Set<[Socket, Socket]>()
   let accepted = 0
