@@ -1,7 +1,7 @@
 /** The metrics: what docs/metrics.md says of them, that they are bounded, and what a login leaves in them. */
 import { describe, expect, test } from 'vitest'
-import { counter, createMetrics, exposition, histogram } from '../src/metric-kinds.ts'
-import { createGatewayMetrics } from '../src/metrics.ts'
+import { counter, createMetrics, exposition, histogram } from '../src/metrics/kinds.ts'
+import { createGatewayMetrics } from '../src/metrics/gateway.ts'
 import { allMetrics } from './harness/all-metrics.ts'
 import type { Catalogue } from './harness/all-metrics.ts'
 import { codeOf, tableRows } from './harness/documents.ts'

@@ -41,7 +41,7 @@ const HOMES: Record<string, RegExp> = {
   opossum: /^src\/wechat\/breaker\.ts$/,
   pg: /^workers\//,
   pino: /^src\/log\.ts$/,
-  'prom-client': /^src\/(metric-kinds|process-metrics)\.ts$/,
+  'prom-client': /^src\/metrics\/(kinds|process)\.ts$/,
   'rate-limiter-flexible': /^src\/limits\.ts$/,
   typebox: /^src\/http\//,
   undici: /^src\/wechat\//,

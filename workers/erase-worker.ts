@@ -5,7 +5,7 @@
 import type { Job } from 'bullmq'
 import { ERASE_QUEUE, parseEraseJob } from '../src/erasure.ts'
 import type { EraseJob } from '../src/erasure.ts'
-import type { WorkerMetrics } from '../src/worker-metrics.ts'
+import type { WorkerMetrics } from '../src/metrics/worker.ts'
 import { readableJob } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 import { createPatientWorker } from './patient-worker.ts'

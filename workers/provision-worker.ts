@@ -8,7 +8,7 @@
 import { DelayedError, UnrecoverableError, Worker } from 'bullmq'
 import type { Job } from 'bullmq'
 import type { Log } from '../src/log.ts'
-import type { WorkerMetrics } from '../src/worker-metrics.ts'
+import type { WorkerMetrics } from '../src/metrics/worker.ts'
 import { DEAD_JOBS_KEPT, PROVISION_QUEUE, retryDelayMs } from '../src/provisioning.ts'
 import type { RedisClient } from '../src/redis.ts'
 import { waitForDatabase } from './database-wait.ts'

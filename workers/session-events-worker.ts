@@ -6,7 +6,7 @@
 import { UnrecoverableError } from 'bullmq'
 import { sql } from 'kysely'
 import type { Kysely, Transaction } from 'kysely'
-import type { WorkerMetrics } from '../src/worker-metrics.ts'
+import type { WorkerMetrics } from '../src/metrics/worker.ts'
 import { parseSessionEventJob, SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
 import type { SessionEventJob } from '../src/session-events.ts'
 import { subjectOf } from '../src/subject.ts'

@@ -9,7 +9,7 @@
  */
 import { createServer } from 'node:http'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import type { MetricsText } from '../src/metric-kinds.ts'
+import type { MetricsText } from '../src/metrics/kinds.ts'
 
 export interface StatusDeps {
   readonly metrics: MetricsText

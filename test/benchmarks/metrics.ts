@@ -1,5 +1,5 @@
 /**
- * What measuring costs, in nanoseconds: a count and a time as metric-kinds.ts keeps them beside prom-client's own, and
+ * What measuring costs, in nanoseconds: a count and a time as src/metrics/kinds.ts keeps them beside prom-client's own, and
  * the time of a command of Redis as redis-watch.ts takes it beside ioredis' diagnostics channel, on a real Redis.
  *
  *   npm run benchmark:metrics
@@ -8,7 +8,7 @@ import { tracingChannel } from 'node:diagnostics_channel'
 import { Redis } from 'ioredis'
 import { Counter, Histogram, Registry } from 'prom-client'
 import { startRedis } from '../../deploy/local/redis-server.ts'
-import { counter, createMetrics, histogram } from '../../src/metric-kinds.ts'
+import { counter, createMetrics, histogram } from '../../src/metrics/kinds.ts'
 import { timeAnswers } from '../../src/redis-watch.ts'
 
 const COUNTS = 1_000_000

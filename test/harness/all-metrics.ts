@@ -1,7 +1,7 @@
 /** All metrics that there can be: also those that the wiring adds, given what is asked when scraped. */
-import type { CatalogueEntry } from '../../src/metric-kinds.ts'
-import { createGatewayMetrics } from '../../src/metrics.ts'
-import { createWorkerMetrics } from '../../src/worker-metrics.ts'
+import type { CatalogueEntry } from '../../src/metrics/kinds.ts'
+import { createGatewayMetrics } from '../../src/metrics/gateway.ts'
+import { createWorkerMetrics } from '../../src/metrics/worker.ts'
 
 export type Catalogue = ReadonlyMap<string, CatalogueEntry>
 

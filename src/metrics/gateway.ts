@@ -1,23 +1,15 @@
 /**
- * The gateway's metrics; those of one subject stand in a file beside this one, and the worker's in worker-metrics.ts.
+ * The gateway's metrics; those of one subject stand in a file beside this one, and the worker's in worker.ts.
  * docs/metrics.md lists them all.
  *
  * Labels come from closed sets only (error codes, outcomes, configured hosts), never from what a client sent.
  */
-import {
-  askedCounter,
-  askedGauge,
-  counter,
-  createMetrics,
-  exposition,
-  gauge,
-  histogram,
-} from './metric-kinds.ts'
-import { describeProcess } from './process-metrics.ts'
-import { sessionMetrics } from './session-metrics.ts'
-import { provisioningQueue, redisMetrics, spanMetrics } from './store-metrics.ts'
-import type { QueueView } from './store-metrics.ts'
-import { wechatMetrics } from './wechat-metrics.ts'
+import { askedCounter, askedGauge, counter, createMetrics, exposition, gauge, histogram } from './kinds.ts'
+import { describeProcess } from './process.ts'
+import { sessionMetrics } from './sessions.ts'
+import { provisioningQueue, redisMetrics, spanMetrics } from './stores.ts'
+import type { QueueView } from './stores.ts'
+import { wechatMetrics } from './wechat.ts'
 
 /** From Redis' fraction of a millisecond over WeChat's usual 50–200 ms to the login's deadline. */
 const LOGIN_BUCKETS_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 5]

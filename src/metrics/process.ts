@@ -2,10 +2,10 @@
 import { readFileSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { collectDefaultMetrics } from 'prom-client'
-import { askedGauge } from './metric-kinds.ts'
-import type { Metrics } from './metric-kinds.ts'
+import { askedGauge } from './kinds.ts'
+import type { Metrics } from './kinds.ts'
 
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as {
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
 

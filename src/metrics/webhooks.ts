@@ -1,6 +1,6 @@
 /** The worker's metrics of webhooks. An endpoint is labelled by its name in WEBHOOKS_FILE, so there are few. */
-import { counter, gauge, histogram } from './metric-kinds.ts'
-import type { Metrics } from './metric-kinds.ts'
+import { counter, gauge, histogram } from './kinds.ts'
+import type { Metrics } from './kinds.ts'
 
 /** Up to the timeout of an attempt. */
 const WEBHOOK_BUCKETS_SECONDS = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15]

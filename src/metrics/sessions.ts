@@ -1,6 +1,6 @@
 /** The gateway's metrics of sessions, and of what is done with them: keys, JWTs, users. */
-import { counter, gauge, histogram } from './metric-kinds.ts'
-import type { Metrics } from './metric-kinds.ts'
+import { counter, gauge, histogram } from './kinds.ts'
+import type { Metrics } from './kinds.ts'
 
 /** A look into the cache takes microseconds, one into Redis a fraction of a millisecond; it gives up after 250 ms. */
 const VALIDATION_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5]

@@ -1,5 +1,5 @@
 /**
- * The kinds of metrics as both processes make them. With process-metrics.ts the only file that imports prom-client
+ * The kinds of metrics as both processes make them. With process.ts the only file that imports prom-client
  * (which now lives on as @prometheus-io/client): its registry writes what Prometheus reads.
  *
  * Counters and histograms keep their own counts. prom-client finds a child by a text made of its labels, at every

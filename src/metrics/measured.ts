@@ -1,8 +1,8 @@
 /** Measures logins and validations from outside: what does them knows nothing of it. */
-import { GatewayError } from './errors.ts'
-import type { Login, LoginPorts } from './login.ts'
-import type { GatewayMetrics } from './metrics.ts'
-import type { Sessions } from './sessions.ts'
+import { GatewayError } from '../errors.ts'
+import type { Login, LoginPorts } from '../login.ts'
+import type { GatewayMetrics } from './gateway.ts'
+import type { Sessions } from '../sessions.ts'
 
 /** The login, counted and timed. */
 export function measuredLogin(

@@ -1,9 +1,9 @@
 /** The worker's metrics. docs/metrics.md lists them all. */
-import { askedGauge, counter, createMetrics, exposition, histogram } from './metric-kinds.ts'
-import { describeProcess } from './process-metrics.ts'
-import { oldestWaiting, provisioningQueue, queueJobs, redisMetrics, spanMetrics } from './store-metrics.ts'
-import type { QueueView } from './store-metrics.ts'
-import { webhooks } from './webhook-metrics.ts'
+import { askedGauge, counter, createMetrics, exposition, histogram } from './kinds.ts'
+import { describeProcess } from './process.ts'
+import { oldestWaiting, provisioningQueue, queueJobs, redisMetrics, spanMetrics } from './stores.ts'
+import type { QueueView } from './stores.ts'
+import { webhooks } from './webhooks.ts'
 
 /** A job is a few database round trips, and up to seconds when the database is slow. */
 const JOB_BUCKETS_SECONDS = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5]

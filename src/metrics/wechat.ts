@@ -1,6 +1,6 @@
 /** The gateway's metrics of what it asks WeChat, and of what stands before that: slots, gates, breakers. */
-import { askedGauge, counter, gauge, histogram } from './metric-kinds.ts'
-import type { Labels, Metrics } from './metric-kinds.ts'
+import { askedGauge, counter, gauge, histogram } from './kinds.ts'
+import type { Labels, Metrics } from './kinds.ts'
 
 /** From the simulator's milliseconds over WeChat's usual 50–200 to the login's deadline. */
 const EXCHANGE_BUCKETS_SECONDS = [0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 5]
