@@ -25,7 +25,6 @@ import type { Grant, LoginPorts } from './login.ts'
 import { measuredFind, measuredLogin, timeStages } from './metrics/measured.ts'
 import { createGatewayMetrics } from './metrics/gateway.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
-import { createQueueBoard } from './queue-board.ts'
 import {
   connectFailFast,
   createKeys,
@@ -334,7 +333,10 @@ export function createGateway(
     findApp: apps.find,
     apps,
     deadJobs: createDeadJobs(provisioning.queue),
-    queueBoard: createQueueBoard(QUEUES_PATH, [provisioning.queue, erasure.queue]),
+    async openQueueBoard() {
+      const { createQueueBoard } = await import('./queue-board.ts')
+      return createQueueBoard(QUEUES_PATH, [provisioning.queue, erasure.queue])
+    },
     refusedWith: ({ app }) => upstream.refusedWith(app),
   })
 

@@ -1,5 +1,5 @@
 /** Administration of the apps: list, add, rotate a secret, remove. No answer ever holds a secret. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import { AppFault, parseAppEntry, parseAppPush, parseAppSecret } from '../app-entry.ts'
 import type { Apps, ListedApp } from '../apps.ts'
 import { GatewayError } from '../errors.ts'

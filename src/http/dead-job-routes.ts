@@ -1,5 +1,5 @@
 /** Dead jobs of the provisioning queue, as `npm run jobs` has them: what they died of, and once more. No openid is shown. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import type { DeadJob, DeadJobs } from '../dead-jobs.ts'
 import { GatewayError } from '../errors.ts'
 import type { Server } from './server.ts'

@@ -2,7 +2,7 @@
  * Token introspection for backends (RFC 7662), on the admin listener. Session tokens and JWTs alike; what is
  * not active is answered with that and nothing else, whatever the reason.
  */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import { GatewayError } from '../errors.ts'
 import type { Jwts } from '../jwt.ts'
 import type { Session, Sessions } from '../sessions.ts'

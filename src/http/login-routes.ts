@@ -1,5 +1,5 @@
 /** POST and GET /login, and /onLogin for Mini Programs written after the classic tutorial. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import type { FastifyRequest } from 'fastify'
 import type { Apps } from '../apps.ts'
 import { GatewayError } from '../errors.ts'

@@ -1,5 +1,5 @@
 /** What a bearer may ask for that needs session_key: open data, its signature, the phone number. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import type { FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
 import type { LocalLimits } from '../local-limits.ts'

@@ -1,5 +1,5 @@
 /** The address that WeChat pushes to: its URL check, and its messages. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import type { FastifyRequest } from 'fastify'
 import type { Apps } from '../apps.ts'
 import { GatewayError } from '../errors.ts'

@@ -15,7 +15,8 @@ const CONTENT_SECURITY_POLICY = [
 ].join('; ')
 
 export interface QueueRoutesDeps {
-  queueBoard: QueueBoard
+  /** Loads it: most gateways are never looked into, and it takes part of the start and of the memory of each. */
+  openQueueBoard(): Promise<QueueBoard>
 }
 
 /** Whether a route is the board's: only there a browser's way of sending the token is understood. */
@@ -24,10 +25,13 @@ export function isQueueRoute(route: string): boolean {
 }
 
 /** Adds them. The token is asked for by the listener. */
-export function addQueueRoutes(app: Server, { queueBoard }: QueueRoutesDeps): void {
+export function addQueueRoutes(app: Server, { openQueueBoard }: QueueRoutesDeps): void {
+  let opened: Promise<QueueBoard> | undefined
+
   async function answer(request: FastifyRequest, reply: FastifyReply) {
     const path = `/${(request.params as { '*'?: string })['*'] ?? ''}`
-    const { status, type, body } = await queueBoard.answer(path, request.query as Record<string, unknown>)
+    const board = await (opened ??= openQueueBoard())
+    const { status, type, body } = await board.answer(path, request.query as Record<string, unknown>)
     return reply
       .code(status)
       .type(type)

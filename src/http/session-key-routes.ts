@@ -1,5 +1,6 @@
 /** What an administrator's backend may have done with a user's session_key. No answer holds the key. */
-import { Type } from 'typebox'
+import type { Static } from 'typebox'
+import { Type } from './schema.ts'
 import type { App } from '../app-entry.ts'
 import { GatewayError } from '../errors.ts'
 import type { SessionKeyUses } from '../session-key-uses.ts'
@@ -80,7 +81,7 @@ export function addSessionKeyRoutes(app: Server, { keyUses, findApp }: SessionKe
   )
 }
 
-function signRequest(fields: Type.Static<typeof SignFields>): SignRequest {
+function signRequest(fields: Static<typeof SignFields>): SignRequest {
   switch (fields.kind) {
     case 'virtual_payment':
     case 'b2b_payment':

@@ -1,5 +1,5 @@
 /** The bearer's own sessions, and forward auth for the backends behind a proxy. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
 import type { ListedSession, Session, Sessions } from '../sessions.ts'

@@ -1,5 +1,5 @@
 /** A session becomes a short-lived JWT for another service; and the keys by which that service checks it. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import { GatewayError } from '../errors.ts'
 import type { Jwts } from '../jwt.ts'
 import type { LocalLimits } from '../local-limits.ts'

@@ -1,5 +1,5 @@
 /** One user, as an administrator sees and handles them: sessions and block. Nothing here shows a secret. */
-import { Type } from 'typebox'
+import { Type } from './schema.ts'
 import type { Block, Blocking } from '../blocking.ts'
 import type { Erasure, ErasureReceipt } from '../erasure.ts'
 import { GatewayError } from '../errors.ts'

@@ -15,7 +15,8 @@ export interface Import {
 
 /** Paths from the repository's root, in order. */
 export function sourceFiles(...patterns: string[]): string[] {
-  return globSync(patterns, { cwd: ROOT }).toSorted()
+  // The peers of the bench have packages of their own.
+  return globSync(patterns, { cwd: ROOT, exclude: ['**/node_modules/**'] }).toSorted()
 }
 
 export function readSource(path: string): string {
