@@ -75,14 +75,18 @@ export function addresses(
 const FREE_PORT_MIN = 20_000
 const FREE_PORT_MAX = 32_000
 const FREE_PORT_TRIES = 50
+/** Counted up from a place of its own, so that no program is given a port twice before it has used it. */
+let lastFreePort = randomInt(FREE_PORT_MIN, FREE_PORT_MAX)
 
 /**
  * A port of the loopback that was free a moment ago, and that no outgoing connection takes meanwhile: those
- * the system would choose are also the ones it gives to every connection of every program.
+ * the system would choose are also the ones it gives to every connection of every program. Two calls of one
+ * program get different ports until all are used up.
  */
 export async function freePort(): Promise<number> {
   for (let tries = 0; tries < FREE_PORT_TRIES; tries += 1) {
-    const port = randomInt(FREE_PORT_MIN, FREE_PORT_MAX)
+    lastFreePort = lastFreePort < FREE_PORT_MAX ? lastFreePort + 1 : FREE_PORT_MIN
+    const port = lastFreePort
     const server = await hold({ variable: '', port, host: LOOPBACK, hostVariable: '', mayMove: true })
     if (typeof server === 'string') continue
     server.close()
