@@ -19,13 +19,14 @@ import {
   lstatSync,
   lutimesSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   rmSync,
   writeFileSync,
 } from 'node:fs'
 import { stripTypeScriptTypes } from 'node:module'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 
 /** Any date does, as long as it is always the same. */
 const MODIFIED_SECONDS = Number(process.env['SOURCE_DATE_EPOCH'] ?? 1_767_225_600)
@@ -39,7 +40,9 @@ const PROGRAMS = {
 }
 
 /** Of the packages: types, maps, documents, archives. The licences stay. */
-const NEVER_RUN = ['**/*.{ts,mts,cts,map}', '**/*.{md,markdown,yml,yaml,sh,zip}']
+const NEVER_RUN = /\.(ts|mts|cts|map|md|markdown|yml|yaml|sh|zip)$/
+/** What its maker works with; some publish it too. */
+const HIDDEN = /^\./
 const LICENCE = /licen[cs]e|notice|copying/i
 /** The embedded database: NODE_ENV=production refuses it. */
 const PACKAGES_LEFT_OUT = ['@electric-sql']
@@ -102,9 +105,22 @@ function run(file: string, ...args: string[]): string {
 
 function assemblePackages(root: string): void {
   cpSync(packages, root, { recursive: true })
-  const unwanted = globSync(NEVER_RUN, { cwd: root }).filter((path) => !LICENCE.test(path))
-  for (const path of [...PACKAGES_LEFT_OUT, '.bin', '.package-lock.json', ...unwanted])
-    rmSync(join(root, path), { recursive: true, force: true })
+  for (const path of PACKAGES_LEFT_OUT) rmSync(join(root, path), { recursive: true, force: true })
+  for (const path of entriesOf(root)) {
+    const name = basename(path)
+    if (HIDDEN.test(name) || (NEVER_RUN.test(name) && !LICENCE.test(name) && lstatSync(path).isFile()))
+      rmSync(path, { recursive: true, force: true })
+  }
+}
+
+/** All that is in a folder, hidden or not; a folder before what is in it. Some may be gone when it is their turn. */
+function* entriesOf(folder: string): Generator<string> {
+  for (const name of readdirSync(folder).toSorted()) {
+    const path = join(folder, name)
+    const isFolder = lstatSync(path).isDirectory()
+    yield path
+    if (isFolder && existsSync(path)) yield* entriesOf(path)
+  }
 }
 
 function assembleProgram(root: string, patterns: readonly string[]): void {
@@ -134,7 +150,7 @@ function write(root: string, path: string, content: string | Buffer): void {
 
 /** In a checkout, dates and rights depend on whose it is. */
 function makeEqual(folder: string): void {
-  for (const path of [...globSync('**', { cwd: folder }).map((entry) => join(folder, entry)), folder]) {
+  for (const path of [...entriesOf(folder), folder]) {
     const status = lstatSync(path)
     if (!status.isSymbolicLink()) chmodSync(path, modeOf(path, status.isDirectory()))
     lutimesSync(path, MODIFIED_SECONDS, MODIFIED_SECONDS)

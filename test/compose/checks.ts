@@ -8,6 +8,8 @@ import { docker } from './stack.ts'
 import type { Container, Stack } from './stack.ts'
 
 const GATEWAY_IMAGE_MB_MAX = 220
+/** One start says little on a machine that does other things too. */
+const STARTS = 5
 const GATEWAY_READY_SECONDS_MAX = 1.5
 const GATEWAY_IDLE_MB_MAX = 120
 const IDLE_SECONDS = 20
@@ -24,28 +26,30 @@ export async function checkImages(report: Report): Promise<void> {
   }
 }
 
-/** Of the one started last, beside others that are up: from the start of its container to its word of being ready. */
+/** Of one that is started again while the others run: from the start of its container to its word of being ready. */
 export async function checkGatewayStart(report: Report, stack: Stack): Promise<void> {
-  const gateways = await Promise.all(
-    ofService(await stack.containers(), 'gateway').map(async ({ name }) => {
-      const startedAt = await docker(['inspect', '-f', '{{.State.StartedAt}}', name])
-      return { name, startedMs: Date.parse(startedAt.trim()) }
-    }),
-  )
-  const latest = gateways.toSorted((one, other) => one.startedMs - other.startedMs).at(-1)
-  if (latest === undefined) throw new Error('there is no gateway')
-  const readyLine = await until('the gateway to be ready', async () => {
-    const lines = (await docker(['logs', latest.name])).split('\n')
-    return lines.findLast((line) => line.includes('"msg":"gateway ready"'))
-  })
-  const { time } = JSON.parse(readyLine) as { time: string }
-  const seconds = (Date.parse(time) - latest.startedMs) / 1000
+  const [gateway] = ofService(await stack.containers(), 'gateway')
+  if (gateway === undefined) throw new Error('there is no gateway')
+  const { name } = gateway
+  const seconds: number[] = []
+  for (let round = 0; round < STARTS; round += 1) {
+    await docker(['restart', name])
+    const startedMs = Date.parse((await docker(['inspect', '-f', '{{.State.StartedAt}}', name])).trim())
+    const readyMs = await until('the gateway to be ready', async () => {
+      const lines = (await docker(['logs', '--since', new Date(startedMs).toISOString(), name])).split('\n')
+      const ready = lines.findLast((line) => line.includes('"msg":"gateway ready"'))
+      return ready !== undefined && Date.parse((JSON.parse(ready) as { time: string }).time)
+    })
+    seconds.push((readyMs - startedMs) / 1000)
+  }
+  const sorted = seconds.toSorted((one, other) => one - other)
   report.atMost(
-    'a gateway is ready after the start of its container',
-    seconds,
+    'a gateway is ready after the start of its container, median',
+    sorted[Math.floor(STARTS / 2)] ?? Infinity,
     GATEWAY_READY_SECONDS_MAX,
     's',
   )
+  report.tell('such starts', sorted.map((each) => `${each.toFixed(2)} s`).join(', '))
 }
 
 /** Resident memory of the process itself, after a while in which nobody asks for anything. */
