@@ -34,7 +34,7 @@ export const WECHAT: Dashboard = {
           unit: 'percentunit',
           thresholds: [
             { from: 0.01, colour: 'yellow' },
-            { from: 0.2, colour: 'red', alert: 'WechatBusy' },
+            { from: 0.15, colour: 'red', alert: 'WechatBusy' },
           ],
         }),
         stat('Exchange p95', quantile(0.95, EXCHANGES, `outcome=~"ok|refused", ${HERE}`), {

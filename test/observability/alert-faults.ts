@@ -101,8 +101,8 @@ export const ALERT_FAULTS: readonly AlertFault[] = [
   onStand('wechat-hangs', 'WechatCircuitOpen', 'WeChat takes calls and never answers', ({ wechat }) =>
     wechat.fault({ kind: 'hang_before' }),
   ),
-  onStand('wechat-killed', 'WechatCircuitOpen', 'WeChat cannot be reached', ({ wechat }) =>
-    wechat.program.end('SIGKILL'),
+  onStand('wechat-refuses', 'WechatCircuitOpen', 'WeChat cuts every connection', ({ wechat }) =>
+    wechat.fault({ kind: 'reset', when: 'accept' }),
   ),
   onStand('wechat-slow', 'WechatSlow', 'WeChat takes two seconds', ({ wechat }) =>
     wechat.fault({ kind: 'delay', ms: 2_000 }),
