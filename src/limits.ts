@@ -11,8 +11,9 @@
  *   login_per_user     sub                sessions and jobs from one user who logs in in a loop; counted
  *                                         inside open-session.lua, to save a round trip
  *
- * Counted in Redis by rate-limiter-flexible. When Redis cannot count, the process counts for itself, up to its
- * share of the limit: never unlimited, and said by the metric's outcome `degraded`.
+ * Counted in Redis by rate-limiter-flexible. Of an app's limit each process takes some exchanges ahead, so that most
+ * logins need not ask. When Redis cannot count, the process counts for itself, up to its share of the limit: never
+ * unlimited, and said by the metric's outcome `degraded`.
  */
 import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 import { addressGroup } from './addresses.ts'
@@ -27,6 +28,9 @@ export type LimitOutcome = 'allowed' | 'denied' | 'degraded'
 const WINDOW_SECONDS = 60
 /** An address is shut out when more than this share of its logins carried refused codes. */
 const INVALID_SHARE_MAX = 0.5
+/** All gateways together take no more of an app's limit ahead than this share, which may go unused. */
+const AHEAD_SHARE_MAX = 0.01
+const AHEAD_MAX = 200
 /** Different limits of apps that are held ready at once. */
 const EXCHANGE_LIMITS_MAX = 1_000
 /** Subjects that a limit counts without Redis: some 100 bytes each. Beyond, the first that came are forgotten. */
@@ -60,10 +64,14 @@ export function createLimits(
   const exchangesPerApp = new Map<number, ReturnType<typeof createLimit>>()
 
   return {
+    /** @throws {GatewayError} rate_limited, for an address that is known to be over its limit: without asking Redis */
+    admitLogin(ip: string): void {
+      refuseAddress(loginPerIp.known(addressGroup(ip)))
+    },
+
     /** Rejects with rate_limited. */
     async spendLogin(ip: string): Promise<void> {
-      const denied = await loginPerIp.spend(addressGroup(ip))
-      if (denied) throw limited(denied, 'Too many logins from this address.')
+      refuseAddress(await loginPerIp.spend(addressGroup(ip)))
     },
 
     /** Rejects with rate_limited. */
@@ -85,12 +93,14 @@ export function createLimits(
     const known = exchangesPerApp.get(points)
     if (known !== undefined) return known
     if (exchangesPerApp.size >= EXCHANGE_LIMITS_MAX) exchangesPerApp.clear() // the counts are in Redis
-    const created = createLimit('exchange_per_app', points)
+    const ahead = Math.floor((points * AHEAD_SHARE_MAX) / settings.gateways)
+    const created = createLimit('exchange_per_app', points, Math.min(Math.max(ahead, 1), AHEAD_MAX))
     exchangesPerApp.set(points, created)
     return created
   }
 
-  function createLimit(name: LimitName, points: number) {
+  /** @param ahead taken at a time, and spent without asking Redis until the window ends */
+  function createLimit(name: LimitName, points: number, ahead = 1) {
     const options = { points, duration: WINDOW_SECONDS, keyPrefix: keys.limit(name) }
     const shared = new RateLimiterRedis({
       ...options,
@@ -98,21 +108,54 @@ export function createLimits(
       // An address that is over its limit costs Redis nothing until its window ends.
       inMemoryBlockOnConsumed: points + 1,
       rejectIfRedisNotReady: true,
-    })
+    }) as RateLimiterRedis & InMemoryBlocks
     const spendLocally = createLocalLimit(Math.ceil(points / settings.gateways))
+    const taken = createTakenAhead()
+    /** By subject: what Redis is being asked for, by one for all who come meanwhile. */
+    const asked = new Map<string, Promise<Denial | undefined>>()
+
+    /** The denial, or undefined when allowed. Rejects when Redis cannot count. */
+    async function spendShared(subject: string): Promise<Denial | undefined> {
+      while (!taken.spend(subject)) {
+        const running = asked.get(subject)
+        if (running === undefined) {
+          const own = count(subject, ahead).finally(() => asked.delete(subject))
+          if (ahead > 1) asked.set(subject, own)
+          return own // one of them is for whoever asked
+        }
+        const denied = await running
+        if (denied) return denied
+      }
+      return undefined
+    }
+
+    async function count(subject: string, spent: number): Promise<Denial | undefined> {
+      try {
+        const { msBeforeNext } = await shared.consume(subject, spent)
+        if (spent > 1) taken.put(subject, spent - 1, msBeforeNext)
+        return undefined
+      } catch (error) {
+        if (error instanceof RateLimiterRes) return error
+        throw error
+      }
+    }
 
     return {
+      /** The denial of a subject that is known to be over its limit. */
+      known(subject: string): Denial | undefined {
+        const msBeforeNext = shared.getInMemoryBlockMsBeforeExpire(shared.getKey(subject))
+        if (msBeforeNext <= 0) return undefined
+        onSpend(name, 'denied')
+        return { consumedPoints: points + 1, msBeforeNext }
+      },
+
       /** The denial, or undefined when allowed. */
       async spend(subject: string): Promise<Denial | undefined> {
         try {
-          await shared.consume(subject)
-          onSpend(name, 'allowed')
-          return undefined
-        } catch (error) {
-          if (error instanceof RateLimiterRes) {
-            onSpend(name, 'denied')
-            return error
-          }
+          const denied = await spendShared(subject)
+          onSpend(name, denied ? 'denied' : 'allowed')
+          return denied
+        } catch {
           // Redis cannot count just now. Whether the login can go on is for the next step to say.
           onSpend(name, 'degraded')
           return spendLocally(subject)
@@ -161,7 +204,37 @@ export function createLocalLimit(points: number, subjectsMax = LOCAL_SUBJECTS_MA
   }
 }
 
+/** What this process may still spend of limits that Redis has counted already. */
+function createTakenAhead() {
+  const held = new Map<string, { points: number; untilMs: number }>()
+
+  return {
+    spend(subject: string): boolean {
+      const own = held.get(subject)
+      if (own === undefined) return false
+      own.points -= 1
+      const isGood = performance.now() < own.untilMs
+      if (!isGood || own.points === 0) held.delete(subject)
+      return isGood
+    },
+
+    put(subject: string, points: number, msBeforeNext: number): void {
+      if (held.size >= EXCHANGE_LIMITS_MAX) held.clear()
+      held.set(subject, { points, untilMs: performance.now() + msBeforeNext })
+    },
+  }
+}
+
+/** Of rate-limiter-flexible; its types leave it out. */
+interface InMemoryBlocks {
+  getInMemoryBlockMsBeforeExpire(key: string): number
+}
+
 type Denial = Pick<RateLimiterRes, 'consumedPoints' | 'msBeforeNext'>
+
+function refuseAddress(denied: Denial | undefined): void {
+  if (denied) throw limited(denied, 'Too many logins from this address.')
+}
 
 function limited(denial: Denial, detail: string): GatewayError {
   return new GatewayError('rate_limited', {

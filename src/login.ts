@@ -4,8 +4,8 @@
  * The Mini Program calls wx.login(), gets a code (one use, five minutes) and posts it here. exchangeOnce()
  * below is the whole story:
  *
- *   limit(address) → claim the code → limit(app) → exchange → open the session and settle the code
- *                                                           → enqueue provisioning when due → answer
+ *   limit(address) and claim the code → limit(app) → exchange → open the session and settle the code
+ *                                                             → enqueue provisioning when due → answer
  *
  * Whatever fails on the way, these hold:
  *
@@ -87,6 +87,8 @@ export type ClaimOutcome = { state: 'leading'; claim: Claim } | { state: 'settle
 /** Everything login may touch. gateway.ts supplies the real ones. */
 export interface LoginPorts {
   limits: {
+    /** Throws rate_limited for an address that is known to be over its limit. */
+    admitLogin(ip: string): void
     /** Rejects with rate_limited. */
     spendLogin(ip: string): Promise<void>
     spendExchange(appid: string): Promise<void>
@@ -144,15 +146,24 @@ export function createLogin({
   return async function login(attempt) {
     // Who comes with a token has been here before, and is most likely known.
     if (attempt.formerToken === undefined) provisioning.admit()
-    await limits.spendLogin(attempt.ip)
-    return codes.share(attempt, () => exchangeOnce(attempt, startDeadline()))
+    limits.admitLogin(attempt.ip)
+    // In one round trip with the claim, which whoever turns out to be over the limit gives back.
+    const allowed = limits.spendLogin(attempt.ip)
+    const granted = codes.share(attempt, () => exchangeOnce(attempt, allowed, startDeadline()))
+    const [grant] = await Promise.all([granted, allowed])
+    return grant
   }
 
-  async function exchangeOnce(attempt: LoginAttempt, deadline: AbortSignal): Promise<Grant> {
+  async function exchangeOnce(
+    attempt: LoginAttempt,
+    allowed: Promise<void>,
+    deadline: AbortSignal,
+  ): Promise<Grant> {
     const { appid, code, ip } = attempt
     const claimed = await codes.claim(attempt, deadline)
 
     if (claimed.state === 'settled') {
+      await allowed
       const resumed = await sessions.resume(attempt, claimed.settlement)
       if (resumed === undefined) throw new GatewayError('code_already_used')
       return provisioned(resumed)
@@ -163,6 +174,7 @@ export function createLogin({
     let codeUsed = false
     let opened: OpenedSession
     try {
+      await allowed
       wechat.admit(appid)
       await limits.spendExchange(appid)
       const identity = await wechat.exchange({ appid, code, ip, generation, mayBeUsed }, deadline)

@@ -227,6 +227,24 @@ describe('limits', () => {
     expect(await metric('limit_total', { limit: 'login_per_ip', outcome: 'denied' })).toBe(1)
   })
 
+  test('a code that came from an address over its limit is free for the next address', async () => {
+    const { gateway, wechat, metric } = await startHarness({ env: { LIMIT_LOGIN_PER_IP: '1' } })
+    const from = (remoteAddress: string, code: string) =>
+      gateway.app.inject({ method: 'POST', url: '/login', remoteAddress, payload: { code, nonce: NONCE } })
+    const [first, second, third] = wechat.issueCodes(3).map(({ code }) => code) as [string, string, string]
+    expect((await from('203.0.113.7', first)).statusCode).toBe(200)
+
+    // The first over the limit is counted by Redis, together with its claim; the next one is known here.
+    expect((await from('203.0.113.7', second)).statusCode).toBe(429)
+    expect((await from('203.0.113.7', third)).statusCode).toBe(429)
+    expect(await metric('code_claims_total', { outcome: 'lead' })).toBe(2)
+
+    expect((await from('203.0.113.8', second)).statusCode).toBe(200)
+    expect(await metric('code_claims_total', { outcome: 'takeover' })).toBe(1)
+    expect(await metric('limit_total', { limit: 'login_per_ip', outcome: 'denied' })).toBe(2)
+    expect(wechat.history()).toHaveLength(2)
+  })
+
   test('an address that sends mostly refused codes is shut out', async () => {
     const { login, wechat } = await startHarness({ env: { LIMIT_INVALID_PER_IP: '3' } })
     for (let i = 0; i < 4; i += 1) {
@@ -260,5 +278,24 @@ describe('limits', () => {
     expect(replies.map((reply) => reply.status)).toEqual([200, 200, 429])
     expect(replies[2]?.body).toMatchObject({ code: 'rate_limited', retry: 'same_code' })
     expect(wechat.history()).toHaveLength(2)
+  })
+
+  test('take some exchanges of an app ahead, one for all who come at once, and never more than there are', async () => {
+    const { login, wechat, redis, keys, metric } = await startHarness({
+      env: { LIMIT_EXCHANGE_PER_APP: '1000' },
+    })
+    const counter = `${keys.limit('exchange_per_app')}:${APPID}`
+    const all = async (count: number) => {
+      const replies = await Promise.all(wechat.issueCodes(count).map(({ code }) => login({ code })))
+      return replies.map((reply) => reply.status)
+    }
+
+    expect(await all(25)).toEqual(Array(25).fill(200))
+    expect(await redis.get(counter)).toBe('30') // three tens
+    await redis.set(counter, 995, 'KEEPTTL')
+    expect(await all(8)).toEqual([...Array(5).fill(200), 429, 429, 429])
+    expect(wechat.history()).toHaveLength(30)
+    expect(await metric('limit_total', { limit: 'exchange_per_app', outcome: 'allowed' })).toBe(30)
+    expect(await metric('limit_total', { limit: 'exchange_per_app', outcome: 'denied' })).toBe(3)
   })
 })

@@ -93,7 +93,8 @@ function run(batch: Batch): Promise<BatchResult> {
       const due = dueMs(at)
       if (due > now + TICK_MS / 2) break
       next[target] = at + targets.length
-      free.pop()?.send(at, due)
+      // The one that has been idle for longest: a server hangs up on a connection over which nothing ever comes.
+      free.shift()?.send(at, due)
     }
   }
 
