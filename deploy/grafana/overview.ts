@@ -121,7 +121,7 @@ export const OVERVIEW: Dashboard = {
           ],
           {
             description:
-              'The mean of each stage, one upon the other. exchange is WeChat; limit, claim and session are Redis; provisioning is the queue, also in Redis.',
+              'The mean of each stage, one upon the other (limit and claim run at once). exchange is WeChat; limit, claim and session are Redis; provisioning is the queue, also in Redis.',
             unit: 's',
             stacked: true,
           },

@@ -51,7 +51,7 @@ export function createGatewayMetrics({ traceId }: GatewayMetricsOptions = {}) {
   })
   const stageSeconds = histogram(metrics, {
     name: 'login_stage_duration_seconds',
-    help: 'Time of the stages of a login: limit (of the address), claim (of the code), exchange, session, provisioning.',
+    help: 'Time of the stages of a login: limit (of the address) and, at the same time, claim (of the code); exchange, session, provisioning.',
     labelNames: ['stage'],
     childrenMax: 5,
     buckets: STAGE_BUCKETS_SECONDS,
