@@ -12,6 +12,7 @@ const GATEWAY_IMAGE_MB_MAX = 220
 const STARTS = 5
 const GATEWAY_READY_SECONDS_MAX = 1.5
 const GATEWAY_IDLE_MB_MAX = 120
+const GATEWAY_LOADED_MB_MAX = 180
 const IDLE_SECONDS = 20
 const OURS = ['gateway', 'worker', 'simulator']
 
@@ -56,15 +57,19 @@ export async function checkGatewayStart(report: Report, stack: Stack): Promise<v
 export async function checkIdleMemory(report: Report, stack: Stack): Promise<void> {
   await pause(IDLE_SECONDS * 1000)
   const [gateway] = ofService(await stack.containers(), 'gateway')
+  report.atMost('memory of an idle gateway (RSS)', await residentMegabytes(gateway), GATEWAY_IDLE_MB_MAX, 'MB')
+}
+
+async function residentMegabytes(container: Container | undefined): Promise<number> {
   const status = await insideNode(
-    gateway,
+    container,
     `const pid = fs.readdirSync('/proc').filter(Number).find((one) => {
        try { return fs.readFileSync('/proc/' + one + '/cmdline', 'utf8').split('\\0')[0].endsWith('node') && one != process.pid } catch { return false }
      })
      process.stdout.write(fs.readFileSync('/proc/' + pid + '/status', 'utf8'))`,
   )
   const kilobytes = Number(/VmRSS:\s+(\d+)/.exec(status)?.[1])
-  report.atMost('memory of an idle gateway (RSS)', (kilobytes * 1024) / 1e6, GATEWAY_IDLE_MB_MAX, 'MB')
+  return (kilobytes * 1024) / 1e6
 }
 
 export async function checkLogin(report: Report, stack: Stack): Promise<void> {
@@ -150,12 +155,14 @@ export async function checkKill(report: Report, stack: Stack): Promise<void> {
   await further(500)
   await docker(['stop', '--time', '30', second.name])
   await further(500)
+  const loadedMegabytes = await residentMegabytes(first)
   const { logins, again, failures, slowestMs } = await load.stop()
   report.holds('a gateway killed under load, then another stopped: no failed login', [...new Set(failures)])
   report.tell(
     'logins meanwhile',
     `${logins}, of which ${again} were told to come again; the slowest took ${Math.round(slowestMs)} ms`,
   )
+  report.atMost('memory of a gateway under load (RSS)', loadedMegabytes, GATEWAY_LOADED_MB_MAX, 'MB')
   await docker(['start', second.name])
   await until('it to be well again', () => isHealthy(second), 60_000)
 }
