@@ -82,6 +82,9 @@ test('gateway → Redis → WeChat → queue → worker → database is one trac
   // What nobody asked for makes no trace: the clock, the watch on the queue, the registry of apps.
   const { text } = await gateway.admin.get('/metrics')
   expect(text).toContain('trace_spans_total{fate="exported"}')
+  // Grafana leads from a slow bucket to the trace of a login in it.
+  for (const metric of ['login_duration_seconds', 'wechat_exchange_duration_seconds'])
+    expect(text).toMatch(new RegExp(`^${metric}_bucket.* # \\{trace_id="${request.traceId}"\\}`, 'm'))
 })
 
 function isBelow(spans: readonly CollectedSpan[], span: CollectedSpan, root: CollectedSpan): boolean {
