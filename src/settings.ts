@@ -268,7 +268,7 @@ export const SETTINGS = {
     default: 60_000,
     min: 1,
     max: 100_000_000,
-    doc: 'Exchanges a minute at WeChat for one appid, over all gateways.',
+    doc: 'Exchanges a minute at WeChat for one appid, over all gateways; a hundredth of it may go unused.',
   }),
   GATEWAY_COUNT: integer({
     default: 1,
