@@ -29,6 +29,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'
+import type { Duplex } from 'node:stream'
 import { Cluster, Command, Redis, SentinelConnector } from 'ioredis'
 import type { SentinelConnectionOptions } from 'ioredis'
 import type { Endpoint, RedisConfig } from './config.ts'
@@ -256,6 +257,36 @@ Command.prototype.setTimeout = function (this: Command, limitMs: number): void {
   const clear = () => clearTimeout(timer)
   this.promise.then(clear, clear)
 }
+
+interface TimedConnection {
+  readonly options: { readonly socketTimeout?: number }
+  stream: Duplex
+  socketTimeoutTimer: NodeJS.Timeout | undefined
+  commandQueue: { readonly length: number }
+  setSocketTimeout(): void
+}
+
+/**
+ * The same trap in ioredis' time limit of a connection: a process that stood still for longer cut off a Redis that was
+ * well, with every command that was under way, and refused the logins of the next moment.
+ */
+function setSocketTimeout(this: TimedConnection): void {
+  const { stream, options } = this
+  const limitMs = options.socketTimeout
+  let isHeard = false
+  const expire = () => {
+    if (!isHeard) stream.destroy(new Error(`Redis was silent for ${limitMs} ms`))
+  }
+  this.socketTimeoutTimer = setTimeout(() => setImmediate(expire), limitMs)
+  // Behind the listener that takes answered commands out of the queue.
+  stream.once('data', () => {
+    isHeard = true
+    clearTimeout(this.socketTimeoutTimer)
+    this.socketTimeoutTimer = undefined
+    if (this.commandQueue.length > 0) this.setSocketTimeout()
+  })
+}
+Object.assign(Redis.prototype, { setSocketTimeout })
 
 function reconnectDelayMs(attempt: number): number {
   return Math.min(50 * attempt, RECONNECT_DELAY_MS_MAX) * (0.8 + 0.4 * Math.random())

@@ -5,6 +5,8 @@ import { Secret } from '../src/secret.ts'
 import { newPrefix } from './harness/environment.ts'
 
 const TIMEOUT_MS = 60
+/** After which ioredis gives a connection up. */
+const SOCKET_TIMEOUT_MS = 1_500
 
 async function connect(url: string) {
   const redis = connectFailFast({
@@ -29,6 +31,20 @@ test('an answer that came while the process was busy counts, however late it is 
   const answers = Array.from({ length: 20 }, () => redis.ping())
   beBusy(4 * TIMEOUT_MS)
   expect(await Promise.all(answers)).toEqual(answers.map(() => 'PONG'))
+})
+
+test('nor is the connection given up that was silent only because nobody listened', async () => {
+  const redis = await connect(inject('redisUrl'))
+  let closed = 0
+  redis.on('close', () => {
+    closed += 1
+  })
+  const answer = redis.ping()
+  beBusy(SOCKET_TIMEOUT_MS + 200)
+
+  expect(await answer).toBe('PONG')
+  expect(await redis.ping()).toBe('PONG')
+  expect(closed).toBe(0)
 })
 
 test('an answer that does not come is not waited for beyond the time', async () => {
