@@ -28,9 +28,11 @@ export type LimitOutcome = 'allowed' | 'denied' | 'degraded'
 const WINDOW_SECONDS = 60
 /** An address is shut out when more than this share of its logins carried refused codes. */
 const INVALID_SHARE_MAX = 0.5
-/** All gateways together take no more of an app's limit ahead than this share, which may go unused. */
+/** Taken ahead by all GATEWAY_COUNT gateways together. */
 const AHEAD_SHARE_MAX = 0.01
 const AHEAD_MAX = 200
+/** Apps of which a process holds some; the registry has no more than some thousands. */
+const AHEAD_SUBJECTS_MAX = 10_000
 /** Different limits of apps that are held ready at once. */
 const EXCHANGE_LIMITS_MAX = 1_000
 /** Subjects that a limit counts without Redis: some 100 bytes each. Beyond, the first that came are forgotten. */
@@ -109,34 +111,45 @@ export function createLimits(
       inMemoryBlockOnConsumed: points + 1,
       rejectIfRedisNotReady: true,
     }) as RateLimiterRedis & InMemoryBlocks
-    const spendLocally = createLocalLimit(Math.ceil(points / settings.gateways))
+    const local = createLocalLimit(Math.ceil(points / settings.gateways))
     const taken = createTakenAhead()
-    /** By subject: what Redis is being asked for, by one for all who come meanwhile. */
-    const asked = new Map<string, Promise<Denial | undefined>>()
+    /** By subject: what was asked of Redis last, for how many more than the one who asked. */
+    const asked = new Map<string, Asked>()
+    let isRedisAway = false
 
     /** The denial, or undefined when allowed. Rejects when Redis cannot count. */
     async function spendShared(subject: string): Promise<Denial | undefined> {
-      while (!taken.spend(subject)) {
-        const running = asked.get(subject)
-        if (running === undefined) {
-          const own = count(subject, ahead).finally(() => asked.delete(subject))
-          if (ahead > 1) asked.set(subject, own)
-          return own // one of them is for whoever asked
-        }
-        const denied = await running
-        if (denied) return denied
-      }
-      return undefined
+      if (taken.spend(subject)) return undefined
+      const denied = await answerFor(subject)
+      return denied && taken.spend(subject) ? undefined : denied
     }
 
-    async function count(subject: string, spent: number): Promise<Denial | undefined> {
+    /** One in so many asks; those who come meanwhile have their share of the answer. */
+    function answerFor(subject: string): Promise<Denial | undefined> {
+      const running = asked.get(subject)
+      if (running !== undefined && running.left > 0) {
+        running.left -= 1
+        return running.answer
+      }
+      const next: Asked = { left: ahead - 1, answer: Promise.resolve(undefined) }
+      next.answer = ask(subject, next)
+      if (ahead > 1) asked.set(subject, next)
+      return next.answer
+    }
+
+    async function ask(subject: string, request: Asked): Promise<Denial | undefined> {
       try {
-        const { msBeforeNext } = await shared.consume(subject, spent)
-        if (spent > 1) taken.put(subject, spent - 1, msBeforeNext)
+        const { msBeforeNext } = await shared.consume(subject, ahead)
+        taken.put(subject, request.left, msBeforeNext)
         return undefined
       } catch (error) {
-        if (error instanceof RateLimiterRes) return error
-        throw error
+        if (!(error instanceof RateLimiterRes)) throw error
+        // The last that there were, of fewer than were asked for. 0: it was not asked, for it is known to be over.
+        const rest = error.consumedPoints === 0 ? 0 : points - (error.consumedPoints - ahead)
+        taken.put(subject, rest, error.msBeforeNext)
+        return error
+      } finally {
+        if (asked.get(subject) === request) asked.delete(subject)
       }
     }
 
@@ -144,21 +157,27 @@ export function createLimits(
       /** The denial of a subject that is known to be over its limit. */
       known(subject: string): Denial | undefined {
         const msBeforeNext = shared.getInMemoryBlockMsBeforeExpire(shared.getKey(subject))
-        if (msBeforeNext <= 0) return undefined
+        const denied =
+          msBeforeNext > 0
+            ? { consumedPoints: points + 1, msBeforeNext }
+            : isRedisAway && local.known(subject)
+        if (!denied) return undefined
         onSpend(name, 'denied')
-        return { consumedPoints: points + 1, msBeforeNext }
+        return denied
       },
 
       /** The denial, or undefined when allowed. */
       async spend(subject: string): Promise<Denial | undefined> {
         try {
           const denied = await spendShared(subject)
+          isRedisAway = false
           onSpend(name, denied ? 'denied' : 'allowed')
           return denied
         } catch {
           // Redis cannot count just now. Whether the login can go on is for the next step to say.
+          isRedisAway = true
           onSpend(name, 'degraded')
-          return spendLocally(subject)
+          return local.spend(subject)
         }
       },
 
@@ -183,17 +202,26 @@ export function createLocalLimit(points: number, subjectsMax = LOCAL_SUBJECTS_MA
   const counts = new Map<string, number>()
   let endsAtMs = 0
 
-  /** The denial, or undefined when allowed. */
-  return (subject: string): Denial | undefined => {
-    const nowMs = performance.now()
-    if (nowMs >= endsAtMs) {
-      counts.clear()
-      endsAtMs = nowMs + WINDOW_SECONDS * 1000
-    }
-    const count = (counts.get(subject) ?? 0) + 1
-    counts.set(subject, count)
-    if (counts.size > subjectsMax) forgetOldest()
-    return count > points ? { consumedPoints: count, msBeforeNext: endsAtMs - nowMs } : undefined
+  return {
+    /** The denial, or undefined when allowed. */
+    spend(subject: string): Denial | undefined {
+      const nowMs = performance.now()
+      if (nowMs >= endsAtMs) {
+        counts.clear()
+        endsAtMs = nowMs + WINDOW_SECONDS * 1000
+      }
+      const count = (counts.get(subject) ?? 0) + 1
+      counts.set(subject, count)
+      if (counts.size > subjectsMax) forgetOldest()
+      return count > points ? { consumedPoints: count, msBeforeNext: endsAtMs - nowMs } : undefined
+    },
+
+    /** The denial of a subject that has been denied in this window. Counts nothing. */
+    known(subject: string): Denial | undefined {
+      const msBeforeNext = endsAtMs - performance.now()
+      const count = counts.get(subject) ?? 0
+      return count > points && msBeforeNext > 0 ? { consumedPoints: count, msBeforeNext } : undefined
+    },
   }
 
   function forgetOldest(): void {
@@ -219,10 +247,25 @@ function createTakenAhead() {
     },
 
     put(subject: string, points: number, msBeforeNext: number): void {
-      if (held.size >= EXCHANGE_LIMITS_MAX) held.clear()
-      held.set(subject, { points, untilMs: performance.now() + msBeforeNext })
+      if (points <= 0) return
+      const untilMs = performance.now() + msBeforeNext
+      const own = held.get(subject)
+      // Of one window; what was held of the one before ends with it.
+      if (own !== undefined && own.untilMs > performance.now()) {
+        own.points += points
+        own.untilMs = Math.min(own.untilMs, untilMs)
+        return
+      }
+      held.set(subject, { points, untilMs })
+      const [oldest] = held.keys()
+      if (held.size > AHEAD_SUBJECTS_MAX && oldest !== undefined) held.delete(oldest)
     },
   }
+}
+
+interface Asked {
+  left: number
+  answer: Promise<Denial | undefined>
 }
 
 /** Of rate-limiter-flexible; its types leave it out. */

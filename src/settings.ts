@@ -268,13 +268,13 @@ export const SETTINGS = {
     default: 60_000,
     min: 1,
     max: 100_000_000,
-    doc: 'Exchanges a minute at WeChat for one appid, over all gateways; a hundredth of it may go unused.',
+    doc: 'Exchanges a minute at WeChat for one appid, over all gateways.',
   }),
   GATEWAY_COUNT: integer({
     default: 1,
     min: 1,
     max: 1_000,
-    doc: 'How many gateways there are. While Redis cannot count, each allows its part of every limit.',
+    doc: 'How many gateways there are. While Redis cannot count, each allows its part of every limit; and each takes some of an app’s exchanges ahead, a hundredth of the limit divided by this.',
   }),
 
   // Overload

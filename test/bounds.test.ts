@@ -69,7 +69,7 @@ describe('a million of them', { timeout: 120_000 }, () => {
   })
 
   test('addresses that are counted while Redis is away', async () => {
-    const spend = createLocalLimit(10)
+    const { spend } = createLocalLimit(10)
     const held = await megabytesHeldAfter((number) => spend(`10.${number}`))
     expect(held).toBeLessThan(MEGABYTES_MAX)
     expect(spend('10.999999')).toBeUndefined()

@@ -102,7 +102,7 @@ describe('the connection', () => {
 
 describe('limits that are counted without Redis', () => {
   test('allow so many a minute and subject, and say when the minute is over', () => {
-    const spend = createLocalLimit(2)
+    const { spend } = createLocalLimit(2)
     expect([spend('a'), spend('a'), spend('b')]).toEqual([undefined, undefined, undefined])
     vi.advanceTimersByTime(20_000)
     expect(spend('a')).toEqual({ consumedPoints: 3, msBeforeNext: 40_000 })
@@ -111,7 +111,7 @@ describe('limits that are counted without Redis', () => {
   })
 
   test('hold a bounded number of subjects, whoever comes', () => {
-    const spend = createLocalLimit(1, 100)
+    const { spend } = createLocalLimit(1, 100)
     const heapBytes = process.memoryUsage().heapUsed
     let denied = 0
     for (let i = 0; i < 300_000; i += 1) if (spend(`address ${i}`) !== undefined) denied += 1

@@ -218,7 +218,10 @@ async function newDatabase() {
     const dataDir = mkdtempSync(join(tmpdir(), 'gateway-data-'))
     return { env: { DATA_DIR: dataDir }, location: { url: undefined, dataDir } }
   }
-  const url = new URL((await createPostgresDatabase(serverUrl)).url)
-  url.password = DATABASE_PASSWORD // the tests' server trusts everybody, and so does not mind
+  const { url: ownUrl, name, query } = await createPostgresDatabase(serverUrl)
+  await query(`create role ${name} login superuser password '${DATABASE_PASSWORD}'`)
+  const url = new URL(ownUrl)
+  url.username = name
+  url.password = DATABASE_PASSWORD
   return { env: { DATABASE_URL: url.href }, location: { url: url.href, dataDir: '' } }
 }

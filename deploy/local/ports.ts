@@ -75,7 +75,9 @@ export function addresses(
 const FREE_PORT_MIN = 20_000
 const FREE_PORT_MAX = 32_000
 const FREE_PORT_TRIES = 50
-/** Counted up from a place of its own, so that no program is given a port twice before it has used it. */
+/** Shares no factor with the size of the range, so that all ports come before one comes again. */
+const FREE_PORT_STEP = 4_801
+/** Where this program is in the range: it is given no port twice before it has used it. */
 let lastFreePort = randomInt(FREE_PORT_MIN, FREE_PORT_MAX)
 
 /**
@@ -85,7 +87,8 @@ let lastFreePort = randomInt(FREE_PORT_MIN, FREE_PORT_MAX)
  */
 export async function freePort(): Promise<number> {
   for (let tries = 0; tries < FREE_PORT_TRIES; tries += 1) {
-    lastFreePort = lastFreePort < FREE_PORT_MAX ? lastFreePort + 1 : FREE_PORT_MIN
+    const place = lastFreePort - FREE_PORT_MIN + FREE_PORT_STEP
+    lastFreePort = FREE_PORT_MIN + (place % (FREE_PORT_MAX - FREE_PORT_MIN + 1))
     const port = lastFreePort
     const server = await hold({ variable: '', port, host: LOOPBACK, hostVariable: '', mayMove: true })
     if (typeof server === 'string') continue

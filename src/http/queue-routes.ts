@@ -30,7 +30,11 @@ export function addQueueRoutes(app: Server, { openQueueBoard }: QueueRoutesDeps)
 
   async function answer(request: FastifyRequest, reply: FastifyReply) {
     const path = `/${(request.params as { '*'?: string })['*'] ?? ''}`
-    const board = await (opened ??= openQueueBoard())
+    opened ??= openQueueBoard().catch((error: unknown) => {
+      opened = undefined // the next look tries again
+      throw error
+    })
+    const board = await opened
     const { status, type, body } = await board.answer(path, request.query as Record<string, unknown>)
     return reply
       .code(status)

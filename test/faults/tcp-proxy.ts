@@ -48,7 +48,11 @@ export interface TcpProxy {
 }
 
 /** Passes everything on to 127.0.0.1:targetPort. Ends with the row. */
-export async function startTcpProxy(bench: Pick<Bench, 'defer'>, targetPort: number): Promise<TcpProxy> {
+export async function startTcpProxy(
+  bench: Pick<Bench, 'defer'>,
+  targetPort: number,
+  targetHost = '127.0.0.1',
+): Promise<TcpProxy> {
   const weather = { ...FAIR }
   const pairs = new Set<[Socket, Socket]>()
   let accepted = 0
@@ -60,7 +64,7 @@ export async function startTcpProxy(bench: Pick<Bench, 'defer'>, targetPort: num
       client.resetAndDestroy()
       return
     }
-    const upstream = connect({ port: targetPort, host: '127.0.0.1', allowHalfOpen: true, noDelay: true })
+    const upstream = connect({ port: targetPort, host: targetHost, allowHalfOpen: true, noDelay: true })
     upstream.on('error', () => client.resetAndDestroy())
     client.once('error', () => upstream.destroy())
     const pair: [Socket, Socket] = [client, upstream]
