@@ -135,9 +135,10 @@ async function runTrouble(bench: Bench): Promise<void> {
     min: 2,
     max: Math.ceil(2 * CONCURRENCY * busyTurns),
   })
-  bench.figure('undelivered to the one that answers with 10 MB', await countOf(stand, ofEither('large')), {
-    is: 0,
-  })
+  const large = () => countOf(stand, ofEither('large'))
+  // It takes longer than the sound one, and has its own slots.
+  await until('it to have all', async () => (await large()) === 0, SOUND_MS_MAX).catch(() => {})
+  bench.figure('undelivered to the one that answers with 10 MB', await large(), { is: 0 })
   const misled = troubled.of('untrusted').received.length
   bench.figure('told to one whose certificate nobody vouches for', misled, { is: 0 })
   const tls = await countOf(stand, "endpoint = 'untrusted' and last_result = 'tls'")
