@@ -29,15 +29,17 @@
  */
 import { readFileSync } from 'node:fs'
 import { createHash } from 'node:crypto'
-import type { Duplex } from 'node:stream'
-import { Cluster, Command, Redis, SentinelConnector } from 'ioredis'
+import { Cluster, Redis, SentinelConnector } from 'ioredis'
 import type { SentinelConnectionOptions } from 'ioredis'
 import type { Endpoint, RedisConfig } from './config.ts'
 import { GatewayError } from './errors.ts'
+import { mendTimeLimits } from './redis-time-limits.ts'
 import { nameScript, timeAnswers, watchAnswers } from './redis-watch.ts'
 import type { AnswersObserver } from './redis-watch.ts'
 
 export type RedisClient = Redis | Cluster
+
+mendTimeLimits()
 
 /** Builds every key on the page above. Nothing else puts a key together. */
 export function createKeys(prefix: string) {
@@ -245,48 +247,6 @@ class SteadfastConnector extends SentinelConnector {
     return super.connect(onError)
   }
 }
-
-/**
- * ioredis' time limit of a command, without a trap: after this process was busy for longer than the limit, timers
- * are served before sockets, and an answer that has long arrived would be thrown away unread. A thousand copies of
- * a code on two busy cores then cost 4 % of the logins, and none with this: the sockets are read once more.
- */
-Command.prototype.setTimeout = function (this: Command, limitMs: number): void {
-  const expire = () => this.reject(new Error('Command timed out'))
-  const timer = setTimeout(() => setImmediate(expire), limitMs)
-  const clear = () => clearTimeout(timer)
-  this.promise.then(clear, clear)
-}
-
-interface TimedConnection {
-  readonly options: { readonly socketTimeout?: number }
-  stream: Duplex
-  socketTimeoutTimer: NodeJS.Timeout | undefined
-  commandQueue: { readonly length: number }
-  setSocketTimeout(): void
-}
-
-/**
- * The same trap in ioredis' time limit of a connection: a process that stood still for longer cut off a Redis that was
- * well, with every command that was under way, and refused the logins of the next moment.
- */
-function setSocketTimeout(this: TimedConnection): void {
-  const { stream, options } = this
-  const limitMs = options.socketTimeout
-  let isHeard = false
-  const expire = () => {
-    if (!isHeard) stream.destroy(new Error(`Redis was silent for ${limitMs} ms`))
-  }
-  this.socketTimeoutTimer = setTimeout(() => setImmediate(expire), limitMs)
-  // Behind the listener that takes answered commands out of the queue.
-  stream.once('data', () => {
-    isHeard = true
-    clearTimeout(this.socketTimeoutTimer)
-    this.socketTimeoutTimer = undefined
-    if (this.commandQueue.length > 0) this.setSocketTimeout()
-  })
-}
-Object.assign(Redis.prototype, { setSocketTimeout })
 
 function reconnectDelayMs(attempt: number): number {
   return Math.min(50 * attempt, RECONNECT_DELAY_MS_MAX) * (0.8 + 0.4 * Math.random())
