@@ -98,7 +98,7 @@ export function createGatewayMetrics({ traceId }: GatewayMetricsOptions = {}) {
     }),
     limits: counter(metrics, {
       name: 'limit_total',
-      help: 'Limits spent: allowed, denied, or degraded (counted without Redis).',
+      help: 'Limits spent: allowed (also of what was taken ahead), denied, or degraded (counted without Redis).',
       labelNames: ['limit', 'outcome'],
       childrenMax: 18,
     }),
