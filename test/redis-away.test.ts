@@ -316,5 +316,13 @@ describe('a full Redis', () => {
       replies.push((await harness.login({ code: harness.wechat.issueCode().code })).body.code)
     expect(replies).toEqual([...Array<string>(4).fill('store_unavailable'), 'rate_limited'])
     expect(await harness.metric('limit_total', { limit: 'login_per_ip', outcome: 'degraded' })).toBe(5)
+
+    // Who is over it is known here, and Redis is not asked for their claim.
+    const claims = () => harness.metric('redis_command_duration_seconds_count', { command: 'claim-code' })
+    const before = await claims()
+    const again = await harness.login({ code: harness.wechat.issueCode().code })
+    expect(again.body.code).toBe('rate_limited')
+    expect(await claims()).toBe(before)
+    expect(await harness.metric('limit_total', { limit: 'login_per_ip', outcome: 'denied' })).toBe(1)
   })
 })
