@@ -1,4 +1,5 @@
 /** A process that is busy for longer than it waits for Redis does not take its own slowness for Redis'. */
+import { readFile } from 'node:fs'
 import { expect, inject, onTestFinished, test } from 'vitest'
 import { connectFailFast, waitUntilReady } from '../src/redis.ts'
 import { Secret } from '../src/secret.ts'
@@ -7,6 +8,13 @@ import { newPrefix } from './harness/environment.ts'
 const TIMEOUT_MS = 60
 /** After which ioredis gives a connection up. */
 const SOCKET_TIMEOUT_MS = 1_500
+
+/** Keeps Redis from answering for so many milliseconds. */
+const BUSY_REDIS = `
+local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
+local till = now() + tonumber(ARGV[1])
+while now() < till do end
+return 'done'`
 
 async function connect(url: string) {
   const redis = connectFailFast({
@@ -31,6 +39,19 @@ test('an answer that came while the process was busy counts, however late it is 
   const answers = Array.from({ length: 20 }, () => redis.ping())
   beBusy(4 * TIMEOUT_MS)
   expect(await Promise.all(answers)).toEqual(answers.map(() => 'PONG'))
+})
+
+test('the time of a command begins when it is sent, not with the turn of the loop that it waits for', async () => {
+  const redis = await connect(inject('redisUrl'))
+  // Within a turn that reads files or sockets the clock of timers stands still.
+  const answer = await new Promise<{ promise: Promise<unknown> }>((resolve) => {
+    readFile(new URL(import.meta.url), () => {
+      beBusy(2 * TIMEOUT_MS)
+      resolve({ promise: redis.eval(BUSY_REDIS, 0, TIMEOUT_MS / 3) })
+      beBusy(2 * TIMEOUT_MS)
+    })
+  })
+  expect(await answer.promise).toBe('done')
 })
 
 test('nor is the connection given up that was silent only because nobody listened', async () => {
