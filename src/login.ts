@@ -102,6 +102,8 @@ export interface LoginPorts {
     claim(attempt: LoginAttempt, deadline: AbortSignal): Promise<ClaimOutcome>
   }
   wechat: {
+    /** Throws wechat_circuit_open when so many logins come meanwhile that most have to be refused unseen. */
+    admitUnseen(appid: string): void
     /** Throws what exchange() would reject with, if WeChat need not be asked for that: its circuit is open, … */
     admit(appid: string): void
     exchange(
@@ -147,6 +149,7 @@ export function createLogin({
     // Who comes with a token has been here before, and is most likely known.
     if (attempt.formerToken === undefined) provisioning.admit()
     limits.admitLogin(attempt.ip)
+    wechat.admitUnseen(attempt.appid)
     // In one round trip with the claim, which whoever turns out to be over the limit gives back.
     const allowed = limits.spendLogin(attempt.ip)
     const granted = codes.share(attempt, () => exchangeOnce(attempt, allowed, startDeadline()))

@@ -96,6 +96,32 @@ describe('a WeChat that fails', () => {
     expect(await stateOf(harness, wechat.url)).toBe(STATES.closed)
   })
 
+  test('costs Redis little while thousands ask; a retry of a settled code is answered all the same', async () => {
+    const harness = await startHarness()
+    const { login, wechat, metric } = harness
+    const nonce = 'n'.repeat(22)
+    const [settled] = wechat.issueCodes(1)
+    const first = await login({ code: settled?.code ?? '', nonce })
+    await openCircuit(harness)
+    const before = await metric('code_claims_total', { outcome: 'lead' })
+
+    const startedMs = performance.now()
+    const replies = await Promise.all(wechat.issueCodes(1_000).map(({ code }) => login({ code })))
+    const passedMs = performance.now() - startedMs
+    expect(replies.map(({ body }) => body.code)).toEqual(Array(1_000).fill('wechat_circuit_open'))
+    const claims = (await metric('code_claims_total', { outcome: 'lead' })) - before
+    expect(claims).toBeGreaterThan(0)
+    expect(claims).toBeLessThanOrEqual(50 * Math.ceil(passedMs / 100 + 1))
+    expect(wechat.history()).toHaveLength(0)
+
+    const again = await until('a retry to be looked up', async () => {
+      const reply = await login({ code: settled?.code ?? '', nonce })
+      return reply.status === 200 && reply
+    })
+    expect(again.body.token).toBe(first.body.token)
+    expect(await stateOf(harness, wechat.url)).not.toBe(STATES.closed)
+  })
+
   test('and still fails when it is tried again: closed to all for another while', async () => {
     const harness = await startHarness()
     const { login, wechat } = harness

@@ -47,6 +47,11 @@ const RETRIES = { share: 0.1, creditMax: 10 }
 const BUSY_RETRIES = { share: 0.5, creditMax: 50 }
 const BUSY_RETRIES_MAX = 4
 const SERVER_ERROR_RETRY_LEFT_MS = 1_000
+/**
+ * While no host takes calls, so many logins are still let in to see whether their codes have an outcome: a retry of a
+ * settled one is answered. Beyond, three commands of Redis for each would fill a core at 5,000 a second.
+ */
+const SEEN_WHILE_OPEN = { logins: 50, withinMs: 100 }
 
 export interface Code2SessionDeps {
   hosts: Hosts
@@ -92,7 +97,17 @@ export function createCode2Session({
     return app
   }
 
+  const isReachable = (app: App) => hosts.isAnyPassable(platforms[app.kind].origins)
+  const seenWhileOpen = createRate(SEEN_WHILE_OPEN.logins, SEEN_WHILE_OPEN.withinMs)
+
   return {
+    /** Throws wechat_circuit_open while no host of the app takes calls, for logins beyond SEEN_WHILE_OPEN. */
+    admitUnseen(appid: string): void {
+      const app = findApp(appid)
+      if (app === undefined || isReachable(app) || seenWhileOpen.take()) return
+      throw new GatewayError('wechat_circuit_open')
+    },
+
     /**
      * Throws what exchange() would reject with, if no platform needs to be asked for that: appid_unknown,
      * app_misconfigured, wechat_rate_limited, wechat_circuit_open. An app whose gate is shut gets its probe by this,
@@ -100,7 +115,7 @@ export function createCode2Session({
      */
     admit(appid: string): void {
       const app = appOf(appid)
-      if (!hosts.isAnyPassable(platforms[app.kind].origins)) throw new GatewayError('wechat_circuit_open')
+      if (!isReachable(app)) throw new GatewayError('wechat_circuit_open')
       gates.admit(app)
       quotas.admit(appid)
     },
@@ -276,6 +291,21 @@ function createBudget({ share, creditMax }: { share: number; creditMax: number }
     spend(): boolean {
       if (credit < 1) return false
       credit -= 1
+      return true
+    },
+  }
+}
+
+/** So many in each stretch of time. */
+function createRate(count: number, withinMs: number) {
+  let left = 0
+  let endsAtMs = 0
+  return {
+    take(): boolean {
+      const nowMs = performance.now()
+      if (nowMs >= endsAtMs) [left, endsAtMs] = [count, nowMs + withinMs]
+      if (left === 0) return false
+      left -= 1
       return true
     },
   }
