@@ -2,8 +2,11 @@
  * Blocked users. To block one ends all their sessions and refuses their logins, where the session would be
  * opened (open-session.lua), so that nothing slips in between and a validation costs nothing more.
  */
-import { loadScript, stored } from './redis.ts'
-import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import { loadScript } from './redis/scripts.ts'
+import { stored } from './redis/stored.ts'
+import type { StoreClock } from './redis/clock.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import type { SessionEvents } from './session-events.ts'
 
 const blockScript = loadScript('block-user')

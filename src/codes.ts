@@ -17,9 +17,11 @@ import { createDoubtfulClaims } from './doubtful-claims.ts'
 import type { DoubtfulClaim } from './doubtful-claims.ts'
 import { GatewayError, isErrorCode } from './errors.ts'
 import type { ClaimOutcome, Claim, Grant, LoginAttempt } from './login.ts'
-import { loadScript, stored } from './redis.ts'
-import type { Keys, RedisClient } from './redis.ts'
-import { sendAnyway } from './redis-watch.ts'
+import { loadScript } from './redis/scripts.ts'
+import { stored } from './redis/stored.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
+import { sendAnyway } from './redis/watch.ts'
 
 /** A dead leader is replaced after this; short enough for the waiters' own deadline. */
 export const LEASE_MS = 1_500

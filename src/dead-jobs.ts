@@ -4,7 +4,7 @@
  */
 import type { Job, Queue } from './job-queue.ts'
 import { DEAD_JOBS_KEPT, JOB_OPTIONS, newJobId, PROVISION_JOB, readableJob } from './provisioning.ts'
-import { stored } from './redis.ts'
+import { stored } from './redis/stored.ts'
 
 export interface DeadJob {
   readonly id: string

@@ -14,8 +14,10 @@
 import { randomUUID } from 'node:crypto'
 import { openJobQueue } from './job-queue.ts'
 import type { JobsOptions } from './job-queue.ts'
-import { loadScript, stored } from './redis.ts'
-import type { Keys, RedisClient } from './redis.ts'
+import { loadScript } from './redis/scripts.ts'
+import { stored } from './redis/stored.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import { subjectOf } from './subject.ts'
 
 /** Name of the queue, part of its keys in Redis. */

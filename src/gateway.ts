@@ -10,7 +10,7 @@ import type { GatewayConfig } from './config.ts'
 import { startDeadline } from './deadline.ts'
 import { createDeadJobs } from './dead-jobs.ts'
 import { createErasure } from './erasure.ts'
-import { createEvictionWatch } from './eviction-policy.ts'
+import { createEvictionWatch } from './redis/eviction-policy.ts'
 import { createHealth } from './health.ts'
 import { createAdminApp } from './http/admin.ts'
 import { QUEUES_PATH } from './http/queue-routes.ts'
@@ -25,15 +25,10 @@ import type { Grant, LoginPorts } from './login.ts'
 import { measuredFind, measuredLogin, timeStages } from './metrics/measured.ts'
 import { createGatewayMetrics } from './metrics/gateway.ts'
 import { createProvisioning, createSelfHeal } from './provisioning.ts'
-import {
-  connectFailFast,
-  createKeys,
-  createStoreClock,
-  disconnect,
-  listenTo,
-  waitUntilReady,
-} from './redis.ts'
-import { reportConnection } from './redis-report.ts'
+import { createStoreClock } from './redis/clock.ts'
+import { connectFailFast, disconnect, listenTo, waitUntilReady } from './redis/connections.ts'
+import { createKeys } from './redis/keys.ts'
+import { reportConnection } from './redis/report.ts'
 import { createRenewal } from './renewal.ts'
 import { createPushes } from './pushes.ts'
 import { createSeal } from './seal.ts'

@@ -1,7 +1,8 @@
 /** What the gateway's queues have in common: its end of a BullMQ queue, and the pauses of jobs that wait for better times. */
 import { Queue } from 'bullmq'
 import type { JobsOptions } from 'bullmq'
-import type { Keys, RedisClient } from './redis.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 
 export type { Job, JobsOptions, Queue } from 'bullmq'
 

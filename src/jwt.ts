@@ -15,7 +15,7 @@ import { createPrivateKey, createPublicKey, hkdfSync, randomUUID } from 'node:cr
 import { base64url, calculateJwkThumbprint, errors, jwtVerify, SignJWT } from 'jose'
 import { GatewayError } from './errors.ts'
 import type { Key } from './key-ring.ts'
-import type { StoreClock } from './redis.ts'
+import type { StoreClock } from './redis/clock.ts'
 
 /** `EdDSA` in RFC 8037; the key says that it is Ed25519. */
 const ALGORITHM = 'EdDSA'

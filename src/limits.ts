@@ -18,7 +18,8 @@
 import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 import { addressGroup } from './addresses.ts'
 import { GatewayError } from './errors.ts'
-import type { Keys, RedisClient } from './redis.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 
 /** Those that are counted here; login_per_user is counted where the session is opened. */
 const LIMIT_NAMES = ['login_per_ip', 'invalid_per_ip', 'exchange_per_app'] as const

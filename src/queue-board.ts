@@ -19,7 +19,7 @@ import type { Queue } from './job-queue.ts'
 import { GatewayError } from './errors.ts'
 import { maskJob } from './masking.ts'
 import { readableJob } from './provisioning.ts'
-import { stored } from './redis.ts'
+import { stored } from './redis/stored.ts'
 
 /** A page has 10 unless asked for more; each is read whole. */
 const JOBS_PER_PAGE_MAX = 100

@@ -5,8 +5,9 @@
  * and never delays or fails it: on a Redis that is full or gone sessions are found as before, they only end
  * where they would have ended.
  */
-import { loadScript } from './redis.ts'
-import type { Keys, RedisClient } from './redis.ts'
+import { loadScript } from './redis/scripts.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import type { SessionLife } from './session-value.ts'
 
 const renewScript = loadScript('renew-session')

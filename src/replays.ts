@@ -4,8 +4,9 @@
  */
 import { createHash } from 'node:crypto'
 import { GatewayError } from './errors.ts'
-import { stored } from './redis.ts'
-import type { Keys, RedisClient } from './redis.ts'
+import { stored } from './redis/stored.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import type { EncryptedData } from './wechat/open-data.ts'
 
 /** @param windowSeconds how long data is remembered; 0: the guard is off and asks Redis nothing */

@@ -8,7 +8,9 @@
 import { randomUUIDv7 } from 'node:crypto'
 import { openJobQueue } from './job-queue.ts'
 import type { JobsOptions } from './job-queue.ts'
-import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import type { StoreClock } from './redis/clock.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import { readMarks } from './user-marks.ts'
 
 /** Name of the queue, part of its keys in Redis. */

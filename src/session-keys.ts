@@ -3,8 +3,10 @@
  * them. They stand there beside the sessions (src/lua/open-session.lua): the current one and the one before
  * it, so that what WeChat encrypted just before a new wx.login() can still be read.
  */
-import { loadScript, stored } from './redis.ts'
-import type { Keys, RedisClient } from './redis.ts'
+import { loadScript } from './redis/scripts.ts'
+import { stored } from './redis/stored.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import type { Seal } from './seal.ts'
 import { subjectOf } from './subject.ts'
 import type { Tokens } from './tokens.ts'

@@ -7,8 +7,11 @@
  */
 import { GatewayError } from './errors.ts'
 import type { Grant, LoginAttempt, OpenedSession, WechatIdentity } from './login.ts'
-import { loadScript, stored } from './redis.ts'
-import type { Keys, RedisClient, StoreClock } from './redis.ts'
+import { loadScript } from './redis/scripts.ts'
+import { stored } from './redis/stored.ts'
+import type { StoreClock } from './redis/clock.ts'
+import type { RedisClient } from './redis/connections.ts'
+import type { Keys } from './redis/keys.ts'
 import type { Renewal } from './renewal.ts'
 import type { Seal } from './seal.ts'
 import type { SessionCache } from './session-cache.ts'

@@ -2,7 +2,7 @@
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, describe, expect, inject, test } from 'vitest'
 import { packExchange } from '../src/user-marks.ts'
-import { createKeys } from '../src/redis.ts'
+import { createKeys } from '../src/redis/keys.ts'
 import { newPrefix } from './harness/environment.ts'
 import { createScripts, demandEnds } from './harness/scripts.ts'
 import { until } from './harness/until.ts'

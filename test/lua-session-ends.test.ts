@@ -1,7 +1,7 @@
 /** The scripts that renew and end a user's sessions, each answer of each of them, on a real Redis. */
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, beforeEach, describe, expect, inject, test } from 'vitest'
-import { createKeys } from '../src/redis.ts'
+import { createKeys } from '../src/redis/keys.ts'
 import { newPrefix } from './harness/environment.ts'
 import { demandEnds } from './harness/scripts.ts'
 import { createUserScripts, IDLE_SECONDS, LIFE_SECONDS_MAX, listenForEnded } from './harness/user-scripts.ts'

@@ -1,7 +1,7 @@
 /** open-session.lua on a real Redis: what a login writes, keeps, takes out and answers. */
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, beforeEach, describe, expect, inject, test } from 'vitest'
-import { createKeys } from '../src/redis.ts'
+import { createKeys } from '../src/redis/keys.ts'
 import { newPrefix } from './harness/environment.ts'
 import { demandEnds } from './harness/scripts.ts'
 import {

@@ -1,7 +1,7 @@
 /** The scripts of a code's claim, each answer of each of them, on a real Redis. */
 import { Redis } from 'ioredis'
 import { afterAll, afterEach, beforeEach, describe, expect, inject, test } from 'vitest'
-import { createKeys } from '../src/redis.ts'
+import { createKeys } from '../src/redis/keys.ts'
 import { newPrefix } from './harness/environment.ts'
 import { createScripts, demandEnds } from './harness/scripts.ts'
 import { until } from './harness/until.ts'

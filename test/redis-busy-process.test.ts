@@ -1,7 +1,7 @@
 /** A process that is busy for longer than it waits for Redis does not take its own slowness for Redis'. */
 import { readFile } from 'node:fs'
 import { expect, inject, onTestFinished, test } from 'vitest'
-import { connectFailFast, waitUntilReady } from '../src/redis.ts'
+import { connectFailFast, waitUntilReady } from '../src/redis/connections.ts'
 import { Secret } from '../src/secret.ts'
 import { newPrefix } from './harness/environment.ts'
 

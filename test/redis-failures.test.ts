@@ -5,8 +5,8 @@ import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } fro
 import { createLocalLimit } from '../src/limits.ts'
 import { createThrottle } from '../src/log.ts'
 import type { Log } from '../src/log.ts'
-import { reportConnection } from '../src/redis-report.ts'
-import { failureOf } from '../src/redis-watch.ts'
+import { reportConnection } from '../src/redis/report.ts'
+import { failureOf } from '../src/redis/watch.ts'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
@@ -123,7 +123,7 @@ describe('limits that are counted without Redis', () => {
 
 test('a connection that nobody listens to ends no process when it fails', async () => {
   vi.useRealTimers()
-  const { connectPatient } = await import('../src/redis.ts')
+  const { connectPatient } = await import('../src/redis/connections.ts')
   const { Secret } = await import('../src/secret.ts')
   const redis = connectPatient({
     target: { kind: 'standalone', url: new Secret('redis://127.0.0.1:1') },

@@ -2,7 +2,7 @@
 import { Redis } from 'ioredis'
 import { expect, onTestFinished, test } from 'vitest'
 import { loadGatewayConfig } from '../src/config.ts'
-import { connectFailFast, disconnect, waitUntilReady } from '../src/redis.ts'
+import { connectFailFast, disconnect, waitUntilReady } from '../src/redis/connections.ts'
 import { startStandalone } from './faults/redis-servers.ts'
 import { soundEnvironment } from './harness/configuration.ts'
 

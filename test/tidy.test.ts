@@ -35,7 +35,7 @@ const HOMES: Record<string, RegExp> = {
   bullmq: /^(src\/job-queue\.ts$|workers\/)/,
   'close-with-grace': /^(src\/gateway|workers\/worker)-process\.ts$/,
   fastify: /^src\/http\//,
-  ioredis: /^src\/redis(-watch|-time-limits)?\.ts$/,
+  ioredis: /^src\/redis\/(connections|watch|time-limits)\.ts$/,
   jose: /^src\/jwt\.ts$/,
   kysely: /^workers\//,
   opossum: /^src\/wechat\/breaker\.ts$/,

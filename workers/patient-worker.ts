@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Worker } from 'bullmq'
 import { patientRetryDelayMs } from '../src/job-queue.ts'
 import type { Log } from '../src/log.ts'
-import type { RedisClient } from '../src/redis.ts'
+import type { RedisClient } from '../src/redis/connections.ts'
 import type { IncomingJob } from './provision-user.ts'
 
 /** As in provision-worker.ts. */
@@ -23,7 +23,7 @@ export interface PatientWorkerSettings {
 }
 
 export interface PatientWorkerDeps {
-  /** A patient connection (redis.ts). */
+  /** A patient connection (redis/connections.ts). */
   readonly redis: RedisClient
   readonly log: Log
   readonly run: (job: IncomingJob) => Promise<void>

@@ -10,7 +10,7 @@ import type { Job } from 'bullmq'
 import type { Log } from '../src/log.ts'
 import type { WorkerMetrics } from '../src/metrics/worker.ts'
 import { DEAD_JOBS_KEPT, PROVISION_QUEUE, retryDelayMs } from '../src/provisioning.ts'
-import type { RedisClient } from '../src/redis.ts'
+import type { RedisClient } from '../src/redis/connections.ts'
 import { waitForDatabase } from './database-wait.ts'
 import { JobFailed } from './job-failure.ts'
 import type { ProvisionUser } from './provision-user.ts'
@@ -21,7 +21,7 @@ export interface ProvisionWorkerDeps {
   readonly provisionUser: ProvisionUser
   /** Does the same where it can harm no other job (quarantine.ts); undefined where there is no such place. */
   readonly quarantine: ProvisionUser | undefined
-  /** A patient connection (redis.ts); BullMQ opens a second one like it for its blocking reads. */
+  /** A patient connection (redis/connections.ts); BullMQ opens a second one like it for its blocking reads. */
   readonly redis: RedisClient
   /** Resolves when the database takes writes. */
   readonly checkStore: () => Promise<void>
@@ -253,7 +253,7 @@ async function inTime<T>(job: Promise<T>): Promise<T> {
 
 /**
  * Returns a function that counts the queue's jobs by state; `failed` are the dead ones. It rejects while
- * `redis`, a fail-fast connection (redis.ts), is not up.
+ * `redis`, a fail-fast connection (redis/connections.ts), is not up.
  */
 export function createJobCount(
   redis: RedisClient,

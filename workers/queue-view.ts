@@ -1,7 +1,7 @@
 /** A queue, seen from beside it: for counting, and for its dead jobs. */
 import { Queue } from 'bullmq'
 import { PROVISION_QUEUE } from '../src/provisioning.ts'
-import type { RedisClient } from '../src/redis.ts'
+import type { RedisClient } from '../src/redis/connections.ts'
 
 /** Opens it over a connection that it leaves open; `prefix` is keys.queue(name). */
 export function openQueueView(redis: RedisClient, prefix: string, name = PROVISION_QUEUE): Queue<unknown> {

@@ -1,6 +1,7 @@
 /** What still hangs on each key: sealed values by the kid that sealed them, sessions by the kid that made them. */
 import type { Key } from '../key-ring.ts'
-import type { Keys, RedisClient } from '../redis.ts'
+import type { RedisClient } from '../redis/connections.ts'
+import type { Keys } from '../redis/keys.ts'
 import { createSeal, kidOf } from '../seal.ts'
 import { parseSession } from '../session-value.ts'
 import type { SessionLife } from '../session-value.ts'

@@ -4,8 +4,10 @@
  * counts; the hash's life is left alone. Broken off, it is simply run again: what is done is passed over.
  */
 import type { Key } from '../key-ring.ts'
-import { loadScript, stored } from '../redis.ts'
-import type { Keys, RedisClient } from '../redis.ts'
+import { loadScript } from '../redis/scripts.ts'
+import { stored } from '../redis/stored.ts'
+import type { RedisClient } from '../redis/connections.ts'
+import type { Keys } from '../redis/keys.ts'
 import { createSeal, kidOf } from '../seal.ts'
 import { readSealedHash, readSealedHashes } from './sealed-hashes.ts'
 import type { SealedHash } from './sealed-hashes.ts'

@@ -1,7 +1,9 @@
 /** Everything in Redis that is sealed with SEAL_KEYS, or named by TOKEN_KEYS, hash by hash. */
 import { placeOf } from '../apps.ts'
-import { scanKeys, stored } from '../redis.ts'
-import type { Keys, RedisClient } from '../redis.ts'
+import { scanKeys } from '../redis/connections.ts'
+import { stored } from '../redis/stored.ts'
+import type { RedisClient } from '../redis/connections.ts'
+import type { Keys } from '../redis/keys.ts'
 import type { SealedPlace } from '../seal.ts'
 
 /** A user, or an app that was added at run time. */

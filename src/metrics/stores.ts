@@ -1,7 +1,7 @@
 /** Metrics of Redis and of what waits in it for the worker; both processes have them. */
 import { askedGauge, counter, histogram } from './kinds.ts'
 import type { Metrics } from './kinds.ts'
-import type { RedisFailure } from '../redis-watch.ts'
+import type { RedisFailure } from '../redis/watch.ts'
 
 /** Redis takes 0.1 ms, a script of ours up to 0.3; the request path gives up after REDIS_COMMAND_TIMEOUT_MS, 250. */
 const COMMAND_BUCKETS_SECONDS = [0.0005, 0.001, 0.0025, 0.01, 0.025, 0.1, 0.25]

@@ -5,8 +5,8 @@
  * Not by ioredis' diagnostics channel: while somebody listens there, it makes texts of all arguments of all commands,
  * and a promise for each, which the many requests would pay for that are not traced.
  */
-import { failureOf, followCommands, scriptNameOf } from '../redis-watch.ts'
-import type { Follow } from '../redis-watch.ts'
+import { failureOf, followCommands, scriptNameOf } from '../redis/watch.ts'
+import type { Follow } from '../redis/watch.ts'
 import type { SpanAttributes } from './attributes.ts'
 import { activeSpan } from './span.ts'
 

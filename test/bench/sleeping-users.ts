@@ -1,7 +1,8 @@
 /** Users who are logged in and do nothing: copies, under other names, of one who really is. */
 import { randomBytes } from 'node:crypto'
 import { loadRedisConfig } from '../../src/config.ts'
-import { connectFailFast, createKeys, waitUntilReady } from '../../src/redis.ts'
+import { connectFailFast, waitUntilReady } from '../../src/redis/connections.ts'
+import { createKeys } from '../../src/redis/keys.ts'
 import { redisBooks } from './cost.ts'
 
 const SUB_BYTES = 16

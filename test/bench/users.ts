@@ -1,7 +1,8 @@
 /** Users and their codes, as the scenes need them. */
 import { loadRedisConfig } from '../../src/config.ts'
 import { createAcknowledge } from '../../src/provisioning.ts'
-import { connectFailFast, createKeys, waitUntilReady } from '../../src/redis.ts'
+import { connectFailFast, waitUntilReady } from '../../src/redis/connections.ts'
+import { createKeys } from '../../src/redis/keys.ts'
 import { randomUUIDv7 } from 'node:crypto'
 import type { Wechat } from '../faults/wechat.ts'
 import type { Contender } from './contenders.ts'

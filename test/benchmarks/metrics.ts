@@ -9,7 +9,7 @@ import { Redis } from 'ioredis'
 import { Counter, Histogram, Registry } from 'prom-client'
 import { startRedis } from '../../deploy/local/redis-server.ts'
 import { counter, createMetrics, histogram } from '../../src/metrics/kinds.ts'
-import { timeAnswers } from '../../src/redis-watch.ts'
+import { timeAnswers } from '../../src/redis/watch.ts'
 
 const COUNTS = 1_000_000
 const COMMANDS = 20_000

@@ -75,14 +75,14 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     row: 'R2',
     takenOut: 'commands do not queue while Redis is away',
-    file: 'src/redis.ts',
+    file: 'src/redis/connections.ts',
     find: 'enableOfflineQueue: false,',
     replace: 'enableOfflineQueue: true,',
   },
   {
     row: 'R4',
     takenOut: 'a command of the request path is given up after a time',
-    file: 'src/redis.ts',
+    file: 'src/redis/connections.ts',
     find: 'commandTimeout: config.commandTimeoutMs,',
     replace: '',
   },

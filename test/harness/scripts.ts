@@ -1,8 +1,8 @@
 /** The scripts of src/lua/, called directly, and an account of which of their answers were reached. */
 import { readFileSync } from 'node:fs'
 import type { Redis } from 'ioredis'
-import { loadScript } from '../../src/redis.ts'
-import type { ScriptArgument } from '../../src/redis.ts'
+import { loadScript } from '../../src/redis/scripts.ts'
+import type { ScriptArgument } from '../../src/redis/scripts.ts'
 
 /** Runs scripts, and remembers what each has answered. */
 export function createScripts(redis: Redis) {

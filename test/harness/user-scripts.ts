@@ -1,6 +1,6 @@
 /** The scripts of one user's sessions, with the arguments that a test does not care about filled in. */
 import type { Redis } from 'ioredis'
-import type { ScriptArgument } from '../../src/redis.ts'
+import type { ScriptArgument } from '../../src/redis/scripts.ts'
 import { packExchange, packUserId, readMarks } from '../../src/user-marks.ts'
 import { createScripts } from './scripts.ts'
 import { sessionValue } from './session-values.ts'

@@ -10,7 +10,8 @@ import type { DeadJob, DeadJobs } from '../../src/dead-jobs.ts'
 import { GatewayError } from '../../src/errors.ts'
 import { maskJob, maskText } from '../../src/masking.ts'
 import { PROVISION_QUEUE } from '../../src/provisioning.ts'
-import { connectFailFast, createKeys, disconnect, waitUntilReady } from '../../src/redis.ts'
+import { connectFailFast, disconnect, waitUntilReady } from '../../src/redis/connections.ts'
+import { createKeys } from '../../src/redis/keys.ts'
 import { openQueueView } from '../queue-view.ts'
 
 const USAGE = `usage: npm run -s jobs -- COMMAND

@@ -1,6 +1,6 @@
 /** R5–R8: a master that dies, hangs or hands over, watched by sentinels or in a cluster. */
 import { setTimeout as pause } from 'node:timers/promises'
-import { createKeys } from '../../../src/redis.ts'
+import { createKeys } from '../../../src/redis/keys.ts'
 import { checkInvariants } from '../invariants.ts'
 import { acknowledgedJustBefore, deferred, failureWindowMs, REDIS_LOAD } from '../outage.ts'
 import { startCluster, startSentinels } from '../redis-servers.ts'

@@ -75,7 +75,7 @@ async function sampleStore(redis: Redis): Promise<StoreSample> {
   return { keys, usedBytes: infoField(info, 'used_memory'), clients: infoField(info, 'connected_clients') }
 }
 
-/** As the page of keys in src/redis.ts has them: `limit:login_per_ip` is one kind, `code` another. */
+/** As the page of keys in src/redis/keys.ts has them: `limit:login_per_ip` is one kind, `code` another. */
 function kindOf(key: string): string {
   if (key.startsWith('{provision}')) return 'queue'
   const [first = '', second = ''] = key.split(':')

@@ -5,10 +5,11 @@
  * A gateway does not begin to serve with such a Redis. One that serves already goes on when the policy is changed
  * under it, and shouts: were all gateways to leave the load balancer at once, everybody would be out.
  */
-import { GatewayError } from './errors.ts'
-import { mastersOf, stored } from './redis.ts'
-import type { RedisClient } from './redis.ts'
-import { failureOf } from './redis-watch.ts'
+import { GatewayError } from '../errors.ts'
+import { mastersOf } from './connections.ts'
+import { stored } from './stored.ts'
+import type { RedisClient } from './connections.ts'
+import { failureOf } from './watch.ts'
 
 /** An alert may be this late. */
 const CHECK_INTERVAL_MS = 15_000

@@ -1,7 +1,7 @@
 /** Which Redis, as the environment says it: for every process, since all of them share it. */
-import type { Reading } from './reading.ts'
-import { Secret } from './secret.ts'
-import type { SettingName } from './settings.ts'
+import type { Reading } from '../reading.ts'
+import { Secret } from '../secret.ts'
+import type { SettingName } from '../settings.ts'
 
 export type RedisTarget =
   | { readonly kind: 'standalone'; readonly url: Secret<string> }

@@ -5,7 +5,7 @@
 import type { Duplex } from 'node:stream'
 import { Command, Redis } from 'ioredis'
 
-/** A turn of the event loop: what it sends leaves at its end (redis-watch.ts), and so the time begins there. */
+/** A turn of the event loop: what it sends leaves at its end (watch.ts), and so the time begins there. */
 interface Turn {
   endedAtMs: number | undefined
 }

@@ -1,6 +1,6 @@
 /** What the log says of a connection to Redis: when it goes, why, and when it comes back. Not each try in between. */
-import type { Log } from './log.ts'
-import type { RedisClient } from './redis.ts'
+import type { Log } from '../log.ts'
+import type { RedisClient } from './connections.ts'
 
 /** Between two lines, whatever happens. */
 const GAP_MS = 1_000

@@ -1,72 +1,21 @@
 /**
- * Everything that is known about Redis in one place: the page of keys, the connections, the scripts.
- *
- *   key                                 type     holds                                        life
- *   code:<sha256(appid, 0, code)>       hash     the claim of a code (codes.ts)               30 s … 5 min
- *   user:{<sub>}                        hash     a user and all their sessions (sessions.ts)  last session's end
- *   block:{<sub>}                       string   a blocked user (blocking.ts)                 as the block says
- *   limit:<name>:<subject>              string   a counter (limits.ts)                        one window
- *   limit:login_per_user:{<sub>}        string   the same, counted inside open-session.lua    one minute
- *   app:<appid>                         hash     an app added at run time (apps.ts)           none: configuration
- *   apps                                hash     their appids and versions (apps.ts)          none: configuration
- *   wechat:token:{<appid>}              hash     access_token, sealed (wechat/access-token.ts)  its life
- *   wechat:token-lock:{<appid>}         string   who is fetching it                           3 s
- *   wechat:token-forced:{<appid>}       list     when it was fetched by force                 24 h
- *   replay:<sha256(sub, 0, iv, data)>   string   open data that was shown (replays.ts)        OPEN_DATA_REPLAY_SECONDS
- *   push:<sha256>                       string   an event of a push, or a signature and its message (pushes.ts)  1 h
- *   erasure:<id>                        hash     receipt of an erasure (erasure.ts)               30 days
- *   erased:{<sub>}                      hash     until when, for PROVISION_MODULE (erasure.ts)     30 days
- *   {provision}:provision:*             BullMQ   the queue of the worker (provisioning.ts)    until done
- *   {erase}:erase:*                     BullMQ   users to be forgotten (erasure.ts)               until done
- *   {events}:events:*                   BullMQ   log-outs to be told of (session-events.ts)      until done
- *   sessions-ended                      channel  users whose sessions were ended (session-cache.ts)
- *
- * KEY_PREFIX stands before each. No ioredis `keyPrefix`: BullMQ refuses it, and it would hide what is on
- * this page. Every script touches one slot, so the same code runs on standalone, Sentinel and Cluster.
+ * Connections to Redis: standalone, behind sentinels, or a Cluster.
  *
  * The settings of the connections are those of a service that must not wait, each with a mishap behind it. What
  * becomes of each part of the gateway while Redis is away, docs/operation.md says ("Redis").
  */
-import { readFileSync } from 'node:fs'
-import { createHash } from 'node:crypto'
 import { Cluster, Redis, SentinelConnector } from 'ioredis'
 import type { SentinelConnectionOptions } from 'ioredis'
+import { GatewayError } from '../errors.ts'
 import type { Endpoint, RedisConfig } from './config.ts'
-import { GatewayError } from './errors.ts'
-import { mendTimeLimits } from './redis-time-limits.ts'
-import { nameScript, timeAnswers, watchAnswers } from './redis-watch.ts'
-import type { AnswersObserver } from './redis-watch.ts'
+import { describe, stored } from './stored.ts'
+import { mendTimeLimits } from './time-limits.ts'
+import { timeAnswers, watchAnswers } from './watch.ts'
+import type { AnswersObserver } from './watch.ts'
 
 export type RedisClient = Redis | Cluster
 
 mendTimeLimits()
-
-/** Builds every key on the page above. Nothing else puts a key together. */
-export function createKeys(prefix: string) {
-  return {
-    code: (codeHash: string) => `${prefix}code:${codeHash}`,
-    user: (sub: string) => `${prefix}user:{${sub}}`,
-    block: (sub: string) => `${prefix}block:{${sub}}`,
-    /** Not a key: gateways that keep sessions in memory listen here. A message is a sub. */
-    endedChannel: `${prefix}sessions-ended`,
-    /** rate-limiter-flexible puts the `:` and the subject behind this itself. */
-    limit: (name: string) => `${prefix}limit:${name}`,
-    userLimit: (sub: string) => `${prefix}limit:login_per_user:{${sub}}`,
-    app: (appid: string) => `${prefix}app:${appid}`,
-    apps: `${prefix}apps`,
-    accessToken: (appid: string) => `${prefix}wechat:token:{${appid}}`,
-    accessTokenLock: (appid: string) => `${prefix}wechat:token-lock:{${appid}}`,
-    accessTokenForced: (appid: string) => `${prefix}wechat:token-forced:{${appid}}`,
-    erased: (sub: string) => `${prefix}erased:{${sub}}`,
-    erasure: (receipt: string) => `${prefix}erasure:${receipt}`,
-    replay: (hash: string) => `${prefix}replay:${hash}`,
-    push: (hash: string) => `${prefix}push:${hash}`,
-    /** BullMQ's `prefix`; the braces are the hash tag that keeps a queue on one Cluster slot. */
-    queue: (name: string) => `${prefix}{${name}}`,
-  }
-}
-
-export type Keys = ReturnType<typeof createKeys>
 
 const CONNECT_TIMEOUT_MS = 1_000
 /** A server that is hung, not gone, is noticed by silence: a dead Sentinel master is left after this. */
@@ -304,86 +253,5 @@ export async function* scanKeys(redis: RedisClient, pattern: string): AsyncGener
       cursor = next
       if (found.length > 0) yield found
     } while (cursor !== '0')
-  }
-}
-
-export type ScriptArgument = string | number | Buffer
-
-export type Script = (
-  redis: RedisClient,
-  keys: readonly string[],
-  args: readonly ScriptArgument[],
-) => Promise<unknown>
-
-/**
- * A script of src/lua/, sent by its hash; a Redis that does not know it (restarted, failed over) is given
- * the text once. Safe: a script that is unknown has not run.
- */
-export function loadScript(name: string): Script {
-  const lua = readFileSync(new URL(`./lua/${name}.lua`, import.meta.url), 'utf8')
-  const sha1 = createHash('sha1').update(lua).digest('hex')
-  nameScript(sha1, name)
-  return async (redis, keys, args) => {
-    try {
-      return await redis.evalsha(sha1, keys.length, ...keys, ...args)
-    } catch (error) {
-      if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
-      return redis.eval(lua, keys.length, ...keys, ...args)
-    }
-  }
-}
-
-/**
- * Awaits a Redis answer; whatever goes wrong becomes `store_unavailable`. A timeout means "unknown", never
- * "no": the command may still run.
- *
- * The original error is not passed on as it is, because ioredis hangs the command's arguments on it, and
- * those must not reach a log.
- */
-export async function stored<T>(answer: Promise<T>): Promise<T> {
-  try {
-    return await answer
-  } catch (error) {
-    if (error instanceof GatewayError) throw error
-    throw new GatewayError('store_unavailable', { cause: new Error(describe(error)) })
-  }
-}
-
-function describe(error: unknown): string {
-  return error instanceof Error ? `${error.name}: ${error.message}` : 'unknown failure'
-}
-
-const CLOCK_REFRESH_MS = 10_000
-
-export interface StoreClock {
-  /** Redis' time in milliseconds since 1970, as last heard and carried on by the monotonic clock. */
-  nowMs(): number
-  /** Asks Redis. Must have succeeded once before nowMs() is called. */
-  sync(): Promise<void>
-  stop(): void
-}
-
-/**
- * The one clock by which sessions expire: Redis' own, so that a replica whose wall clock is wrong (or is
- * set while it runs) neither ends a session early nor keeps one alive.
- */
-export function createStoreClock(redis: RedisClient): StoreClock {
-  let offsetMs: number | undefined
-  const sync = async () => {
-    const sentMs = performance.now()
-    const [seconds, microseconds] = await stored(redis.time())
-    const answeredMs = performance.now()
-    offsetMs = Number(seconds) * 1000 + Number(microseconds) / 1000 - (sentMs + answeredMs) / 2
-  }
-  // A refresh that fails leaves the last offset in place; the clocks drift by microseconds in the meantime.
-  const timer = setInterval(() => void sync().catch(ignore), CLOCK_REFRESH_MS)
-  timer.unref()
-  return {
-    sync,
-    nowMs() {
-      if (offsetMs === undefined) throw new GatewayError('store_unavailable')
-      return performance.now() + offsetMs
-    },
-    stop: () => clearInterval(timer),
   }
 }
