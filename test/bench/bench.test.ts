@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { readProfile, selfUsByOwner } from './cpu-profile.ts'
+import { readAllocations, readProfile, selfByOwner } from './v8-profile.ts'
 import { flameGraph } from './flame-graph.ts'
 import { findGrowth } from './guard.ts'
 import { startLoad } from './load.ts'
@@ -95,14 +95,35 @@ test('a profile is summed up by whose the time is, without idle time', () => {
     }),
   )
   const frame = readProfile(join(folder, 'p'))
-  expect(frame.totalUs).toBe(45)
-  expect(selfUsByOwner(frame)).toEqual([
+  expect(frame.total).toBe(45)
+  expect(selfByOwner(frame)).toEqual([
     ['@scope/name', 30],
     ['src/login.ts', 15],
     ['(root)', 0],
   ])
   expect(flameGraph(frame, 'a < b')).toContain('a &lt; b')
 })
+
+test('a profile of allocations is read into the same tree', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'bench-test-'))
+  onTestFinished(() => rmSync(folder, { recursive: true }))
+  const root = new URL('../../', import.meta.url).href
+  const head = allocationNode('(root)', '', 0, [
+    node('login', `${root}src/login.ts`, 10, [allocationNode('hash', 'node:internal/crypto', 30)]),
+  ])
+  writeFileSync(join(folder, 'p'), JSON.stringify({ head }))
+  const frame = readAllocations(join(folder, 'p'))
+  expect(frame.total).toBe(40)
+  expect(selfByOwner(frame)).toEqual([
+    ['node:internal/crypto', 30],
+    ['src/login.ts', 10],
+    ['(root)', 0],
+  ])
+})
+
+function allocationNode(functionName: string, url: string, selfSize: number, children: object[] = []) {
+  return { callFrame: { functionName, url, lineNumber: 0 }, selfSize, children }
+}
 
 function figuresOf(value: number) {
   return { cpuUs: spreadOf([value]), allocatedKb: spreadOf([value]) }

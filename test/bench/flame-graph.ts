@@ -1,5 +1,5 @@
-/** A CPU profile as an SVG flame graph: the wider, the more time; above each function what it called. */
-import type { Frame } from './cpu-profile.ts'
+/** A profile as an SVG flame graph: the wider, the more time or memory; above each function what it called. */
+import type { Frame } from './v8-profile.ts'
 
 const WIDTH = 1_200
 const ROW = 17
@@ -10,15 +10,15 @@ const CHAR_WIDTH = 6.3
 const PADDING = 4
 
 export function flameGraph(root: Frame, title: string): string {
-  const scale = WIDTH / root.totalUs
+  const scale = WIDTH / root.total
   const boxes: string[] = []
   let rows = 0
 
   const draw = (frame: Frame, x: number, row: number): void => {
-    const width = frame.totalUs * scale
+    const width = frame.total * scale
     if (width < NARROWEST) return
     rows = Math.max(rows, row + 1)
-    const share = ((100 * frame.totalUs) / root.totalUs).toFixed(1)
+    const share = ((100 * frame.total) / root.total).toFixed(1)
     const label = `${frame.name} · ${frame.owner}`
     const chars = Math.floor((width - PADDING) / CHAR_WIDTH)
     const text =
@@ -31,7 +31,7 @@ export function flameGraph(root: Frame, title: string): string {
     let left = x
     for (const child of frame.children) {
       draw(child, left, row + 1)
-      left += child.totalUs * scale
+      left += child.total * scale
     }
   }
   draw(root, 0, 0)

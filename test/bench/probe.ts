@@ -1,6 +1,6 @@
 /**
  * Loaded into a Node process under measurement (`--import`): says what the operating system does not know of it, and
- * takes CPU profiles. It listens on the socket that BENCH_PROBE names and does nothing else until it is asked.
+ * takes profiles of CPU and of allocations. It listens on the socket that BENCH_PROBE names and does nothing else until it is asked.
  */
 import { writeFileSync } from 'node:fs'
 import { Session } from 'node:inspector/promises'
@@ -10,6 +10,7 @@ import { getHeapStatistics } from 'node:v8'
 
 /** Each sample costs; at 200 µs a gateway takes twice as long for a login. */
 const PROFILE_INTERVAL_US = 1_000
+const ALLOCATION_INTERVAL_BYTES = 4_096
 
 /** What the probe answers to `stats`. */
 export interface ProbeStats {
@@ -26,17 +27,28 @@ new PerformanceObserver((list) => {
 
 let session: Session | undefined
 
-async function startProfile(): Promise<void> {
+/** Of CPU, or of what is allocated, also of what does not live long. */
+async function startProfile(ofAllocations: boolean): Promise<void> {
   session = new Session()
   session.connect()
+  if (ofAllocations) {
+    await session.post('HeapProfiler.startSampling', {
+      samplingInterval: ALLOCATION_INTERVAL_BYTES,
+      includeObjectsCollectedByMajorGC: true,
+      includeObjectsCollectedByMinorGC: true,
+    })
+    return
+  }
   await session.post('Profiler.enable')
   await session.post('Profiler.setSamplingInterval', { interval: PROFILE_INTERVAL_US })
   await session.post('Profiler.start')
 }
 
-async function stopProfile(path: string): Promise<void> {
+async function stopProfile(ofAllocations: boolean, path: string): Promise<void> {
   if (session === undefined) throw new Error('no profile was started')
-  const { profile } = await session.post('Profiler.stop')
+  const { profile } = ofAllocations
+    ? await session.post('HeapProfiler.stopSampling')
+    : await session.post('Profiler.stop')
   session.disconnect()
   session = undefined
   writeFileSync(path, JSON.stringify(profile))
@@ -50,8 +62,10 @@ function stats(): ProbeStats {
 
 async function answer(command: string): Promise<object> {
   const [verb, path = ''] = command.trim().split(' ')
-  if (verb === 'start-profile') await startProfile()
-  if (verb === 'stop-profile') await stopProfile(path)
+  if (verb === 'start-profile') await startProfile(false)
+  if (verb === 'stop-profile') await stopProfile(false, path)
+  if (verb === 'start-allocations') await startProfile(true)
+  if (verb === 'stop-allocations') await stopProfile(true, path)
   return stats()
 }
 

@@ -3,6 +3,7 @@
  * themselves by file, package and module of Node, and draws a flame graph.
  *
  *   npm run bench:profile -- returning                    the gateway in a scene of the bench
+ *   npm run bench:profile -- returning --allocations      what it allocates, in place of time
  *   npm run bench:profile -- auth --contender bare --top 40 --out FOLDER
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -11,17 +12,18 @@ import { parseArgs } from 'node:util'
 import { startContender } from './contenders.ts'
 import type { ContenderName } from './contenders.ts'
 import { askProbe, cpuUs } from './cost.ts'
-import { readProfile, selfUsByOwner } from './cpu-profile.ts'
 import { flameGraph } from './flame-graph.ts'
 import { pin } from './processes.ts'
 import { SCENES } from './scenes.ts'
 import type { Scene, SceneName } from './scenes.ts'
 import { onStage } from './stage.ts'
 import { CONNECTIONS, TIMEOUT_MS } from './users.ts'
+import { readAllocations, readProfile, selfByOwner } from './v8-profile.ts'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
+    allocations: { type: 'boolean', default: false },
     contender: { type: 'string', default: 'gateway' },
     'warm-up': { type: 'string', default: '20000' },
     requests: { type: 'string', default: '12000' },
@@ -35,7 +37,8 @@ if (scene === undefined) throw new Error(`there is no scene ${name}: ${Object.ke
 const [warmUp, count] = [Number(values['warm-up']), Number(values.requests)]
 const folder = resolve(values.out)
 mkdirSync(folder, { recursive: true })
-const file = join(folder, `${name}-${values.contender}`)
+const kind = values.allocations ? 'allocations' : 'profile'
+const file = join(folder, `${name}-${values.contender}${values.allocations ? '-allocations' : ''}`)
 
 pin(process.pid, 'others')
 await onStage(async (stage) => {
@@ -46,25 +49,26 @@ await onStage(async (stage) => {
   const run = { connections: CONNECTIONS, timeoutMs: TIMEOUT_MS }
   await load.run({ ...(await take(warmUp)), ...run })
   const requests = await take(count)
-  await askProbe(contender.probe, 'start-profile')
+  await askProbe(contender.probe, `start-${kind}`)
   const before = cpuUs(contender.pids())
   await load.run({ ...requests, ...run })
   const spentUs = cpuUs(contender.pids()) - before
-  await askProbe(contender.probe, `stop-profile ${file}.cpuprofile`)
+  await askProbe(contender.probe, `stop-${kind} ${file}.cpuprofile`)
   report(spentUs)
 })
 process.exit(0)
 
 function report(spentUs: number): void {
-  const root = readProfile(`${file}.cpuprofile`)
-  // A profile counts by the clock, also while another process had the core.
-  const scale = spentUs / root.totalUs / count
-  const each = (us: number) => (us * scale).toFixed(1)
-  const title = `${name}, ${values.contender}: ${each(root.totalUs)} µs of CPU a request, with what profiling takes`
-  const rows = selfUsByOwner(root).slice(0, Number(values.top))
+  const root = values.allocations ? readAllocations(`${file}.cpuprofile`) : readProfile(`${file}.cpuprofile`)
+  // A profile of CPU counts by the clock, also while another process had the core.
+  const scale = values.allocations ? 1 / count : spentUs / root.total / count
+  const each = (amount: number) => (amount * scale).toFixed(values.allocations ? 0 : 1)
+  const what = values.allocations ? 'bytes allocated' : 'µs of CPU'
+  const title = `${name}, ${values.contender}: ${each(root.total)} ${what} a request, with what profiling takes`
+  const rows = selfByOwner(root).slice(0, Number(values.top))
   const lines = rows.map(
-    ([owner, us]) =>
-      `${each(us).padStart(8)} ${((100 * us) / root.totalUs).toFixed(1).padStart(5)} %  ${owner}`,
+    ([owner, amount]) =>
+      `${each(amount).padStart(8)} ${((100 * amount) / root.total).toFixed(1).padStart(5)} %  ${owner}`,
   )
   console.log(title)
   console.log(lines.join('\n'))

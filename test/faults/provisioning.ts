@@ -9,13 +9,7 @@ import type { Database } from './postgres.ts'
 import { PROGRAM_ROOT } from './program.ts'
 import type { Program } from './program.ts'
 import type { Bench } from './row.ts'
-import { startStand } from './stand.ts'
-import type { Stand, StandOptions, Worker } from './stand.ts'
-
-/** A stand for rows about workers: an answer of Redis that is late on a busy machine is not what they are about. */
-export function startWorkerStand(bench: Bench, options: StandOptions = {}): Promise<Stand> {
-  return startStand(bench, { ...options, env: { REDIS_COMMAND_TIMEOUT_MS: '2000', ...options.env } })
-}
+import type { Stand, Worker } from './stand.ts'
 
 /** Jobs of a state, as a gateway's metrics have it. */
 export function jobsIn(stand: Stand, state: 'waiting' | 'active' | 'delayed' | 'failed'): Promise<number> {

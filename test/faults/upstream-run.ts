@@ -38,11 +38,6 @@ export interface FaultRun {
   faultMs: number
 }
 
-/** A stand for rows about WeChat: an answer of Redis that is late on a busy machine is not what they are about. */
-export function startWechatStand(bench: Bench, options: StandOptions = {}): Promise<Stand> {
-  return startStand(bench, { ...options, env: { REDIS_COMMAND_TIMEOUT_MS: '2000', ...options.env } })
-}
-
 /** Starts a stand with a load on it, warms it up, and brings the fault. */
 export async function bringFault(
   bench: Bench,
@@ -50,7 +45,7 @@ export async function bringFault(
   options: StandOptions & { load?: Partial<LoadSettings>; warmMs?: number } = {},
 ): Promise<FaultRun> {
   const { load: loadSettings, warmMs = WARM_MS, ...standOptions } = options
-  const stand = await startWechatStand(bench, standOptions)
+  const stand = await startStand(bench, standOptions)
   const load = await stand.load({
     loginsPerSecond: LOGINS_PER_SECOND,
     validationsPerSecond: VALIDATIONS_PER_SECOND,

@@ -4,6 +4,7 @@ import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import type { Attempt } from '../ledger.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Gateway, Stand } from '../stand.ts'
 import {
   attemptsOf,
@@ -17,7 +18,6 @@ import {
   recover,
   RESET_MS,
   SLOTS,
-  startWechatStand,
   untilBreakers,
   VOLUME,
 } from '../upstream-run.ts'
@@ -72,7 +72,7 @@ export const breakerRows: readonly Row[] = [
     pass: '503 p99 ≤ 20 ms with Retry-After; no call of WeChat',
     alone: true,
     async run(bench) {
-      const stand = await startWechatStand(bench)
+      const stand = await startStand(bench)
       await stand.wechat.fault(FAILING)
       await openAll(bench, stand)
       const before = await requestsOf(stand)
@@ -113,7 +113,7 @@ export const breakerRows: readonly Row[] = [
     title: 'Circuits due to be tried again, and 1,000 logins at once',
     pass: 'one probe a gateway; not well: open for another 5 s ± 20 %; well: closed',
     async run(bench) {
-      const stand = await startWechatStand(bench)
+      const stand = await startStand(bench)
       const clear = await stand.wechat.fault(FAILING)
       await openAll(bench, stand)
       await untilBreakers(stand, BREAKER.halfOpen)
@@ -157,7 +157,7 @@ export const breakerRows: readonly Row[] = [
     pass: 'they log in, and do not close it; it is tried again only when all such calls have ended',
     async run(bench) {
       const deadlineMs = 4_500
-      const stand = await startWechatStand(bench, { env: { LOGIN_DEADLINE_MS: String(deadlineMs) } })
+      const stand = await startStand(bench, { env: { LOGIN_DEADLINE_MS: String(deadlineMs) } })
       await stand.wechat.fault({ kind: 'hold', times: 30 })
       const held = manyLogins(stand, 30)
       while ((await requestsOf(stand)) < 30) await pause(20)
@@ -186,7 +186,7 @@ export const breakerRows: readonly Row[] = [
     title: 'More logins than slots, and a WeChat that is slow but well',
     pass: 'what is too much is turned away; circuits stay closed',
     async run(bench) {
-      const stand = await startWechatStand(bench)
+      const stand = await startStand(bench)
       await stand.wechat.fault({ kind: 'delay', ms: 1_500 })
       for (let round = 0; round < 3; round += 1) await manyLogins(stand, 3 * SLOTS + 150)
       bench.figure('logins turned away', stand.ledger.count({ errorCode: 'overloaded' }), { min: 3 * 100 })
@@ -204,7 +204,7 @@ export const breakerRows: readonly Row[] = [
     pass: 'the 49 others succeed',
     short: true,
     async run(bench) {
-      const stand = await startWechatStand(bench, { gateways: 1 })
+      const stand = await startStand(bench, { gateways: 1 })
       const codes = await stand.wechat.codes(50)
       const [hanging, ...others] = codes
       await stand.wechat.fault({ kind: 'hang_before', code: hanging?.code })

@@ -12,10 +12,8 @@ import { untilWarm } from '../warm-up.ts'
 
 /** As it comes; a stand turns it off. */
 const SHED_LOOP_DELAY_MS = '250'
-/** These rows are about the gateway's own slowness; a Redis that waits for a core is another matter. */
-const REDIS_COMMAND_TIMEOUT_MS = '2000'
 const REHEARSAL_MS = 6_000
-const ENVIRONMENT = { SHED_LOOP_DELAY_MS, REDIS_COMMAND_TIMEOUT_MS }
+const ENVIRONMENT = { SHED_LOOP_DELAY_MS }
 
 export const processRows: readonly Row[] = [
   {

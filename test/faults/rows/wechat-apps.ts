@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 import {
   addApps,
@@ -14,7 +15,6 @@ import {
   LOGINS_PER_SECOND,
   recover,
   SLOTS,
-  startWechatStand,
   total,
   VALIDATIONS_PER_SECOND,
 } from '../upstream-run.ts'
@@ -216,7 +216,7 @@ export const wechatAppRows: readonly Row[] = [
     async run(bench) {
       const errcodes = [40013, 40125, 41002, 41004, 40164, 40243]
       const apps = errcodes.map(newWechatApp)
-      const stand = await startWechatStand(bench)
+      const stand = await startStand(bench)
       for (const app of apps) await stand.wechat.control('PUT', '/apps', app)
       await addApps(stand, apps)
       for (const [at, errcode] of errcodes.entries())
@@ -302,7 +302,7 @@ export const wechatAppRows: readonly Row[] = [
 /** The stand's first app and another one, each with half of the load, both well. */
 async function startTwoApps(bench: Bench) {
   const other = newWechatApp()
-  const stand = await startWechatStand(bench)
+  const stand = await startStand(bench)
   await stand.wechat.control('PUT', '/apps', other)
   await addApps(stand, [other])
   await stand.wechat.fault({ kind: 'delay', ms: WECHAT_MS, appid: other.appid })

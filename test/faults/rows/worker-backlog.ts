@@ -10,8 +10,9 @@ import { until } from '../../harness/until.ts'
 import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { quantile } from '../ledger.ts'
-import { drained, jobsIn, startWorkerStand } from '../provisioning.ts'
+import { drained, jobsIn } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 
 const JOBS = 200_000
@@ -49,7 +50,7 @@ async function usedMemory(redis: Redis): Promise<number> {
 }
 
 async function runBacklog(bench: Bench): Promise<void> {
-  const stand = await startWorkerStand(bench, {
+  const stand = await startStand(bench, {
     gateways: 1,
     workers: 1,
     env: { PROVISION_BACKLOG_MAX: String(JOBS) },

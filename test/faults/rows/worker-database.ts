@@ -7,16 +7,9 @@ import { openOn } from '../postgres.ts'
 import type { Database } from '../postgres.ts'
 import { startPostgresServer } from '../postgres-server.ts'
 import type { PostgresServer } from '../postgres-server.ts'
-import {
-  drained,
-  figureDelays,
-  jobsIn,
-  slowDown,
-  startWorkerStand,
-  sumOverWorkers,
-  timesWritten,
-} from '../provisioning.ts'
+import { drained, figureDelays, jobsIn, slowDown, sumOverWorkers, timesWritten } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 import { startWebhooks } from '../webhooks.ts'
 
@@ -24,7 +17,7 @@ const DRAINED_MS_MAX = 300_000
 
 async function runOutage(bench: Bench, seconds: number, loginsPerSecond: number): Promise<void> {
   const postgres = await startPostgresServer(bench)
-  const stand = await startWorkerStand(bench, {
+  const stand = await startStand(bench, {
     gateways: 1,
     workers: 2,
     database: postgres.database,
@@ -79,7 +72,7 @@ async function runErrors(bench: Bench): Promise<void> {
   url.pathname = 'app'
   const admin = openOn(url.href)
   url.username = 'gateway'
-  const stand = await startWorkerStand(bench, {
+  const stand = await startStand(bench, {
     gateways: 1,
     workers: WORKERS,
     database: openOn(url.href),

@@ -3,10 +3,11 @@ import { until } from '../../harness/until.ts'
 import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { startPostgresServer } from '../postgres-server.ts'
-import { drained, jobsIn, slowDown, startWorkerStand, timesWritten } from '../provisioning.ts'
+import { drained, jobsIn, slowDown, timesWritten } from '../provisioning.ts'
 import { startStandalone } from '../redis-servers.ts'
 import type { Bench, Row } from '../row.ts'
 import { startWebhooks } from '../webhooks.ts'
+import { startStand } from '../stand.ts'
 
 const WORKERS = 2
 /** More than a worker has connections: some are in the middle of a transaction, some wait to begin one. */
@@ -22,7 +23,7 @@ async function runEnd(bench: Bench, trouble: Trouble): Promise<void> {
   const redis = await startStandalone()
   bench.defer(() => redis.close())
   const postgres = await startPostgresServer(bench)
-  const stand = await startWorkerStand(bench, {
+  const stand = await startStand(bench, {
     gateways: 1,
     workers: WORKERS,
     redis,

@@ -5,10 +5,11 @@ import { until } from '../../harness/until.ts'
 import { createFaultClient, newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { createLedger } from '../ledger.ts'
-import { drained, jobsIn, slowDown, startWorkerStand } from '../provisioning.ts'
+import { drained, jobsIn, slowDown } from '../provisioning.ts'
 import type { Row } from '../row.ts'
 import { eventsDelivered } from '../webhook-ledger.ts'
 import { startWebhooks } from '../webhooks.ts'
+import { startStand } from '../stand.ts'
 
 const USERS = 60
 const LOGINS_PER_SECOND = 10
@@ -26,7 +27,7 @@ export const workerErasureRows: readonly Row[] = [
     pass: 'no token is valid 1 s later; within 60 s no row, job or key has an openid of theirs, nor later',
     async run(bench) {
       const webhooks = await startWebhooks(bench)
-      const stand = await startWorkerStand(bench, {
+      const stand = await startStand(bench, {
         gateways: 3,
         workers: 2,
         webhooks,

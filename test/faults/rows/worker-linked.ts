@@ -4,8 +4,9 @@ import { subjectOf } from '../../../src/subject.ts'
 import { createRandom, HEX } from '../../simulator/random.ts'
 import type { Random } from '../../simulator/random.ts'
 import { checkInvariants } from '../invariants.ts'
-import { drained, jobsIn, slowDown, startWorkerStand, timesWritten } from '../provisioning.ts'
+import { drained, jobsIn, slowDown, timesWritten } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 import { addApps } from '../upstream-run.ts'
 import { newWechatApp, startWechat } from '../wechat.ts'
@@ -123,7 +124,7 @@ export const workerLinkedRows: readonly Row[] = [
     async run(bench) {
       const wechat = await startWechat(bench, { apps: Array.from({ length: APPS }, newWechatApp) })
       const webhooks = await startWebhooks(bench)
-      const stand = await startWorkerStand(bench, { gateways: 2, workers: 2, wechat, webhooks })
+      const stand = await startStand(bench, { gateways: 2, workers: 2, wechat, webhooks })
       await addApps(stand, wechat.apps.slice(1))
       if (stand.database) await slowDown(stand.database, IDENTITY_SECONDS)
       const seed = Date.now().toString(36)

@@ -10,12 +10,12 @@ import {
   jobsIn,
   provisioningDelays,
   runJobs,
-  startWorkerStand,
   sumOverWorkers,
   supervise,
   timesWritten,
 } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 
 const POISON = 'oPoisonPoisonPoisonPoison28c'
 const LOGINS_PER_SECOND = 30
@@ -25,7 +25,7 @@ const NO_POISON = { NODE_OPTIONS: '', POISON: '' }
 type Harm = 'throw' | 'crash' | 'block'
 
 async function runPoison(bench: Bench, harm: Harm, deadWithinMs: number): Promise<void> {
-  const stand = await startWorkerStand(bench, {
+  const stand = await startStand(bench, {
     gateways: 1,
     workers: 2,
     workerEnv: harm === 'throw' ? {} : poisoned([`${harm}:${POISON}`]),
@@ -86,7 +86,7 @@ async function runPoison(bench: Bench, harm: Harm, deadWithinMs: number): Promis
 /** The list, what it hides, and that the job is done once what it died of is gone. */
 async function checkReplay(
   bench: Bench,
-  stand: Awaited<ReturnType<typeof startWorkerStand>>,
+  stand: Awaited<ReturnType<typeof startStand>>,
   harm: Harm,
   stopSupervisor: () => Promise<void>,
 ): Promise<void> {
@@ -151,7 +151,7 @@ export const workerPoisonRows: readonly Row[] = [
     pass: 'it ends itself with 1 within 2 min; started again it does them all, and none is dead',
     long: true,
     async run(bench) {
-      const stand = await startWorkerStand(bench, {
+      const stand = await startStand(bench, {
         gateways: 1,
         workers: 1,
         workerEnv: poisoned(['hang:*']),

@@ -6,9 +6,9 @@ import { until } from '../../harness/until.ts'
 import { createFaultClient, newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { createLedger, quantile } from '../ledger.ts'
-import { startWorkerStand } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
 import { startWebhooks } from '../webhooks.ts'
+import { startStand } from '../stand.ts'
 
 const USERS = 40
 const LOGINS_PER_SECOND = 40
@@ -24,7 +24,7 @@ async function runPushes(bench: Bench): Promise<void> {
     aesKey: randomBytes(32).toString('base64').slice(0, -1),
   }
   const webhooks = await startWebhooks(bench)
-  const stand = await startWorkerStand(bench, {
+  const stand = await startStand(bench, {
     gateways: 2,
     workers: 2,
     webhooks,

@@ -10,8 +10,9 @@ import { LOCALHOST_CERTIFICATE } from '../../simulator/certificate.ts'
 import { checkInvariants } from '../invariants.ts'
 import { quantile } from '../ledger.ts'
 import { PROGRAM_ROOT } from '../program.ts'
-import { drained, startWorkerStand } from '../provisioning.ts'
+import { drained } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 import { subjectOf } from '../../../src/subject.ts'
 import { eventsDelivered } from '../webhook-ledger.ts'
@@ -108,7 +109,7 @@ async function runTrouble(bench: Bench): Promise<void> {
     bench,
     troubled.names.map((name) => ({ name, receiver: troubled.of(name), concurrency: CONCURRENCY })),
   )
-  const stand = await startWorkerStand(bench, { gateways: 1, workers: 2, webhooks })
+  const stand = await startStand(bench, { gateways: 1, workers: 2, webhooks })
   const load = await stand.load({ loginsPerSecond: LOGINS_PER_SECOND })
   await pause(TROUBLE_MS) // as long as two attempts of what hangs: the trouble's length is what is tested
   await load.stop()
@@ -180,7 +181,7 @@ async function runTrouble(bench: Bench): Promise<void> {
 async function runRotation(bench: Bench): Promise<void> {
   const webhooks = await startWebhooks(bench)
   const { receiver } = webhooks
-  const stand = await startWorkerStand(bench, { gateways: 1, workers: 2, webhooks })
+  const stand = await startStand(bench, { gateways: 1, workers: 2, webhooks })
   const load = await stand.load({ loginsPerSecond: LOGINS_PER_SECOND })
   const [former, next] = [receiver.secret, newWebhookSecret()]
   const roll = async (secrets: string[]) => {

@@ -6,16 +6,9 @@ import { newNonce } from '../client.ts'
 import { checkInvariants } from '../invariants.ts'
 import { quantile } from '../ledger.ts'
 import { startPostgresServer } from '../postgres-server.ts'
-import {
-  drained,
-  figureDelays,
-  jobsIn,
-  slowDown,
-  startWorkerStand,
-  sumOverWorkers,
-  timesWritten,
-} from '../provisioning.ts'
+import { drained, figureDelays, jobsIn, slowDown, sumOverWorkers, timesWritten } from '../provisioning.ts'
 import type { Bench, Row } from '../row.ts'
+import { startStand } from '../stand.ts'
 import type { Stand } from '../stand.ts'
 import { startWebhooks } from '../webhooks.ts'
 import { workerBacklogRows } from './worker-backlog.ts'
@@ -47,7 +40,7 @@ export const workerRows: readonly Row[] = [
     pass: 'every job done within 20 s, none dead; the rows are exact',
     long: true,
     async run(bench) {
-      const stand = await startWorkerStand(bench, {
+      const stand = await startStand(bench, {
         gateways: 1,
         workers: 2,
         webhooks: await startWebhooks(bench),
@@ -86,7 +79,7 @@ export const workerRows: readonly Row[] = [
     pass: 'the others do its jobs within 20 s; its own late end changes nothing',
     async run(bench) {
       const postgres = await startPostgresServer(bench)
-      const stand = await startWorkerStand(bench, {
+      const stand = await startStand(bench, {
         gateways: 1,
         workers: 2,
         database: postgres.database,
@@ -123,7 +116,7 @@ export const workerRows: readonly Row[] = [
     pass: 'the next login or validation queues the user again; the row is there within 60 s',
     long: true,
     async run(bench) {
-      const stand = await startWorkerStand(bench, {
+      const stand = await startStand(bench, {
         gateways: 1,
         workers: 1,
         webhooks: await startWebhooks(bench),

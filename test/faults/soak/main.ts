@@ -62,8 +62,6 @@ const ENVIRONMENT = {
   // Short lives, so that what ends by not being used comes and goes many times in the hour.
   SESSION_TTL_SECONDS: '300',
   PROVISION_REFRESH_SECONDS: '120',
-  // A slow answer of a machine that is used for other things too is not what is looked for here.
-  REDIS_COMMAND_TIMEOUT_MS: '2000',
   NODE_OPTIONS: `--import ${new URL('collect.ts', import.meta.url).href}`,
 }
 

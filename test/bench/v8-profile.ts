@@ -1,4 +1,4 @@
-/** Reads a CPU profile of V8: who spent the time, and the tree of calls. */
+/** Reads profiles of V8: who spent the time or allocated the memory, and the tree of calls. */
 import { readFileSync } from 'node:fs'
 
 interface ProfileNode {
@@ -13,20 +13,34 @@ interface Profile {
   timeDeltas: number[]
 }
 
-/** A function that was called in one way, with what it called. Times in microseconds. */
+interface AllocationNode {
+  callFrame: ProfileNode['callFrame']
+  selfSize: number
+  children: AllocationNode[]
+}
+
+/** A function that was called in one way, with what it called. In microseconds, or in bytes. */
 export interface Frame {
   name: string
   /** Whose it is: a file of ours, a package, a module of Node, or a word of V8 in brackets. */
   owner: string
-  selfUs: number
-  totalUs: number
+  self: number
+  total: number
   children: Frame[]
 }
 
 const ROOT = new URL('../../', import.meta.url).href
 const IDLE = '(idle)'
 
-/** The tree without the time in which nothing was to do. Calls of the same function from the same place are one frame. */
+/** The tree of what was allocated, also of what was collected since. */
+export function readAllocations(path: string): Frame {
+  const { head } = JSON.parse(readFileSync(path, 'utf8')) as { head: AllocationNode }
+  const frameOf = ({ callFrame, selfSize, children }: AllocationNode): Frame =>
+    createFrame(callFrame, selfSize, children.map(frameOf))
+  return frameOf(head)
+}
+
+/** The tree of a CPU profile without the time in which nothing was to do. Calls of the same function from the same place are one frame. */
 export function readProfile(path: string): Frame {
   const { nodes, samples, timeDeltas } = JSON.parse(readFileSync(path, 'utf8')) as Profile
   const selfUs = new Map<number, number>()
@@ -41,22 +55,30 @@ export function readProfile(path: string): Frame {
     )
     const children = [...groups.values()].map(frameOf).filter(({ name }) => name !== IDLE)
     const own = same.reduce((sum, { id }) => sum + (selfUs.get(id) ?? 0), 0)
-    return {
-      name: first?.callFrame.functionName || '(anonymous)',
-      owner: ownerOf(first?.callFrame),
-      selfUs: own,
-      totalUs: own + children.reduce((sum, { totalUs }) => sum + totalUs, 0),
-      children: children.toSorted((a, b) => b.totalUs - a.totalUs),
-    }
+    return createFrame(first?.callFrame, own, children)
   }
   return frameOf(nodes.slice(0, 1))
 }
 
-/** Time in functions themselves, by whose they are, most first. */
-export function selfUsByOwner(root: Frame): [owner: string, us: number][] {
+function createFrame(
+  callFrame: ProfileNode['callFrame'] | undefined,
+  self: number,
+  children: Frame[],
+): Frame {
+  return {
+    name: callFrame?.functionName || '(anonymous)',
+    owner: ownerOf(callFrame),
+    self,
+    total: self + children.reduce((sum, { total }) => sum + total, 0),
+    children: children.toSorted((a, b) => b.total - a.total),
+  }
+}
+
+/** What is in functions themselves, by whose they are, most first. */
+export function selfByOwner(root: Frame): [owner: string, amount: number][] {
   const sums = new Map<string, number>()
-  const add = ({ owner, selfUs, children }: Frame) => {
-    sums.set(owner, (sums.get(owner) ?? 0) + selfUs)
+  const add = ({ owner, self, children }: Frame) => {
+    sums.set(owner, (sums.get(owner) ?? 0) + self)
     for (const child of children) add(child)
   }
   add(root)
