@@ -109,7 +109,7 @@ test('a profile of allocations is read into the same tree', () => {
   onTestFinished(() => rmSync(folder, { recursive: true }))
   const root = new URL('../../', import.meta.url).href
   const head = allocationNode('(root)', '', 0, [
-    node('login', `${root}src/login.ts`, 10, [allocationNode('hash', 'node:internal/crypto', 30)]),
+    allocationNode('login', `${root}src/login.ts`, 10, [allocationNode('hash', 'node:internal/crypto', 30)]),
   ])
   writeFileSync(join(folder, 'p'), JSON.stringify({ head }))
   const frame = readAllocations(join(folder, 'p'))
