@@ -142,8 +142,8 @@ function resultsWith(gateway: number): Results {
 
 test('the guard objects to a doubling, and to what was not measured, and to nothing else', () => {
   expect(findGrowth(resultsWith(250), resultsWith(200))).toEqual([])
-  expect(findGrowth(resultsWith(400), resultsWith(200))).toHaveLength(4)
-  expect(findGrowth({}, resultsWith(200))).toHaveLength(5)
+  expect(findGrowth(resultsWith(400), resultsWith(200))).toHaveLength(6)
+  expect(findGrowth({}, resultsWith(200))).toHaveLength(7)
 })
 
 test('the median of an even number is the mean of the two in the middle', () => {

@@ -15,7 +15,8 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { absenceOf, isOf, startContender } from './contenders.ts'
 import type { ContenderName } from './contenders.ts'
-import { findGrowth } from './guard.ts'
+import { findGrowth, GUARDED_SCENES } from './guard.ts'
+import type { Growth } from './guard.ts'
 import { plot } from './plot.ts'
 import { PLAYS } from './plays.ts'
 import type { Play, PlayName } from './plays.ts'
@@ -62,8 +63,8 @@ if (unknown.length > 0) {
   console.error(`There is no scene ${unknown.join(', ')}; see --list`)
   process.exit(EXIT_USAGE)
 }
-const QUICK_SCENES: readonly SceneName[] = ['returning', 'first', 'auth']
-const chosen = positionals.length > 0 ? positionals : values.quick ? QUICK_SCENES : Object.keys(all)
+const unnamed = values.quick ? GUARDED_SCENES : Object.keys(all)
+const chosen = positionals.length > 0 ? positionals : unnamed
 if (!canPin) console.log('Processes cannot be kept to cores here: figures are noisier than they need be.')
 pin(process.pid, 'others')
 console.log(describeMachine())
@@ -71,12 +72,29 @@ console.log(describeMachine())
 const fresh: Results = {}
 for (const name of chosen) await runAndTell(name as SceneName | PlayName)
 console.log(`\n${targetTable(readResults(LATEST))}`)
-if (values.guard) {
-  const growth = findGrowth(fresh, readResults(RECORDED))
-  console.log(growth.length === 0 ? '\nNothing has become dearer.' : `\nDearer:\n  ${growth.join('\n  ')}`)
-  process.exit(growth.length === 0 ? 0 : 1)
-}
+if (values.guard) process.exit(await guard())
 process.exit(0)
+
+/**
+ * The exit code. What seems dearer is measured once more, and is dearer only if that says so too: on a machine that
+ * others use, a ratio is far off now and then.
+ */
+async function guard(): Promise<0 | 1> {
+  const recorded = readResults(RECORDED)
+  let growth = findGrowth(fresh, recorded)
+  if (growth.length > 0) {
+    console.log(`\nDearer:\n  ${inWords(growth)}\n\nOnce more:`)
+    for (const scene of new Set(growth.map(({ scene }) => scene))) await runAndTell(scene)
+    const seen = new Set(growth.map(({ ratio }) => ratio))
+    growth = findGrowth(fresh, recorded).filter(({ ratio }) => seen.has(ratio))
+  }
+  console.log(growth.length === 0 ? '\nNothing has become dearer.' : `\nDearer, again:\n  ${inWords(growth)}`)
+  return growth.length === 0 ? 0 : 1
+}
+
+function inWords(growth: readonly Growth[]): string {
+  return growth.map(({ what }) => what).join('\n  ')
+}
 
 async function runAndTell(name: SceneName | PlayName): Promise<void> {
   const scene: Scene | Play = { ...SCENES, ...PLAYS }[name]

@@ -15,6 +15,7 @@ import { subjectOf } from '../../src/subject.ts'
 import { createBatchedUsers } from '../../workers/batches.ts'
 import { openDatabase } from '../../workers/database.ts'
 import type { Database } from '../../workers/database.ts'
+import { createJobRemoval } from '../../workers/erase-worker.ts'
 import { createProvisionMany } from '../../workers/provision-many.ts'
 import { createProvisionUser } from '../../workers/provision-user.ts'
 import { createProvisionWorker } from '../../workers/provision-worker.ts'
@@ -89,9 +90,9 @@ export async function openQueue(redisUrl: string, keyPrefix: string) {
       let next = 0
       const lane = async () => {
         while (next < users) {
-          const number = String(next++)
-          const openid = `o6_bm${number.padStart(23, '0')}`
-          const unionid = unionids && { unionid: `o6_un${number.padStart(24, '0')}` } // as long as WeChat's
+          const number = next++
+          const openid = benchmarkOpenid(number)
+          const unionid = unionids && { unionid: `o6_un${String(number).padStart(24, '0')}` } // as long as WeChat's
           const startedMs = performance.now()
           await provisioning.enqueue({
             sub: subjectOf(APPID, openid),
@@ -167,6 +168,27 @@ export async function drain(
   await worker.close(GRACE_MS)
   redis.disconnect()
   return jobsPerSecond
+}
+
+function benchmarkOpenid(number: number): string {
+  return `o6_bm${String(number).padStart(23, '0')}`
+}
+
+/** Takes the job of the user with this number out of the queue, as an erasure does. @returns seconds */
+export async function eraseFromQueue({ config, keys }: BenchmarkQueue, number: number): Promise<number> {
+  const redis = connectPatient(config)
+  await waitUntilReady(redis, 5_000)
+  const removeJobs = createJobRemoval(
+    { redis, isLoggedIn: createLoggedInCheck(redis, keys) },
+    keys.queue(PROVISION_QUEUE),
+  )
+  const openid = benchmarkOpenid(number)
+  const startedMs = performance.now()
+  const { removed } = await removeJobs({ sub: subjectOf(APPID, openid), openid, erasedAtMs: Date.now() })
+  const seconds = (performance.now() - startedMs) / 1_000
+  redis.disconnect()
+  if (removed !== 1) throw new Error(`${removed} jobs of one user were removed`)
+  return seconds
 }
 
 function rate(jobs: number, sinceMs: number): number {
