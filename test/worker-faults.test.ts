@@ -2,14 +2,18 @@
  * Jobs that harm their worker, and endings in the middle of work: real worker processes, made to fail from outside
  * (harness/poison.ts). What takes minutes (blocked and stuck workers, outages) is the fault bench's: rows W1 to W9.
  */
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as pause } from 'node:timers/promises'
 import { Queue } from 'bullmq'
 import { sql } from 'kysely'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
 import { PROVISION_QUEUE } from '../src/provisioning.ts'
 import { subjectOf } from '../src/subject.ts'
 import { workerEnvironment } from './harness/environment.ts'
+import { ALIVE_INTERVAL_MS } from '../workers/quarantine.ts'
 import { startHarness } from './harness/gateway.ts'
+import { NODE_ENVIRONMENT } from './harness/node-environment.ts'
 import { poisoned } from './harness/poison.ts'
 import { startWorkerProcess } from './harness/processes.ts'
 import { queueOf, workerMetric } from './harness/provisioning.ts'
@@ -19,6 +23,10 @@ import { createPostgresDatabase } from './postgres-database.ts'
 const postgresUrl = inject('postgresUrl')
 const APPID = 'wx-faults'
 const POISON = 'o-poison'
+/** As much of a worker as starts a quarantine. */
+const QUARANTINE_WORKER = `
+const child = require('node:child_process').fork('workers/quarantine-process.ts')
+child.on('message', ({ type }) => console.log(type, child.pid))`
 
 /** A queue, a database, and workers to choose. Jobs come straight from a gateway's end of the queue. */
 async function startSystem() {
@@ -81,6 +89,30 @@ describe.runIf(postgresUrl)('on Postgres', () => {
     expect(await counts()).toMatchObject({ waiting: 0, active: 0, delayed: 0, failed: 1 })
     expect(second.child.exitCode ?? second.child.signalCode).toBeNull()
   }, 90_000)
+
+  test('the process apart ends with its worker, and says nothing, also if it stood still meanwhile', async () => {
+    const harness = await startHarness()
+    const database = await createPostgresDatabase(postgresUrl)
+    onTestFinished(() => database.drop())
+    const worker = spawn(process.execPath, ['--eval', QUARANTINE_WORKER], {
+      cwd: new URL('..', import.meta.url),
+      env: { ...NODE_ENVIRONMENT, ...workerEnvironment(harness.env, { DATABASE_URL: database.url }) },
+    })
+    let output = ''
+    for (const stream of [worker.stdout, worker.stderr])
+      stream.setEncoding('utf8').on('data', (text: string) => (output += text))
+    onTestFinished(() => void worker.kill('SIGKILL'))
+    const [, pid] = await until('it to be ready', () => /ready (\d+)/.exec(output) ?? undefined, 20_000)
+    process.kill(Number(pid), 'SIGSTOP')
+    worker.kill('SIGKILL')
+    // Its next word to the worker is due when it goes on, before it has heard that there is none.
+    await pause(2 * ALIVE_INTERVAL_MS)
+    output = ''
+    const silent = once(worker.stdout, 'close') // with it ends the last who holds the pipe
+    process.kill(Number(pid), 'SIGCONT')
+    await silent
+    expect(output).toBe('')
+  })
 
   test('a job that always fails is dead after eight attempts', async () => {
     const { counts, startWorker, enqueue, rows, queue, database } = await startSystem()

@@ -55,5 +55,6 @@ async function run(job: IncomingJob): Promise<QuarantineMessage> {
 }
 
 function tell(message: QuarantineMessage): void {
-  if (process.connected) process.send?.(message)
+  // A worker that was killed is known to be gone only after the first word that does not reach it.
+  if (process.connected) process.send?.(message, undefined, undefined, () => {})
 }
