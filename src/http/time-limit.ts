@@ -31,6 +31,9 @@ export function addTimeLimit(
     request.timeLimit = setTimeout(() => {
       if (reply.sent) return
       reply.send(new GatewayError('overloaded', { cause: new Error('the handler took too long') }))
+      // Nobody waits for what the handler, or a body that is late, has to say after this. Fastify would log that it came,
+      // with the whole address: a code may stand in its query.
+      reply.send = () => reply
     }, request.routeOptions.config.answerMsMax ?? answerMsMax)
     done()
   })
