@@ -156,7 +156,14 @@ export function createLogin({
     // Where both fail, the limit is what the client is told of.
     granted.catch(() => {})
     await allowed
-    return granted
+    try {
+      return await granted
+    } catch (error) {
+      // Of each who sent it: copies that were not counted would make bad codes a smaller share of an address's logins.
+      if (error instanceof GatewayError && error.code === 'code_invalid')
+        await limits.countInvalid(attempt.ip)
+      throw error
+    }
   }
 
   async function exchangeOnce(
@@ -190,7 +197,6 @@ export function createLogin({
       await settling
     } catch (error) {
       await claim.fail(error, { codeUsed })
-      if (error instanceof GatewayError && error.code === 'code_invalid') await limits.countInvalid(ip)
       throw error
     }
     return provisioned(opened)

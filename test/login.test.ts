@@ -254,6 +254,30 @@ describe('limits', () => {
     expect(reply.body).toMatchObject({ code: 'rate_limited' })
   })
 
+  // Copies cost a login each, and WeChat refused the code only once.
+  test.each([
+    ['at the same time', 'together'],
+    ['one after another', 'in turn'],
+  ])('an address that sends each refused code more than once, %s, is shut out', async (_when, order) => {
+    const { login, wechat } = await startHarness({ env: { LIMIT_INVALID_PER_IP: '3' } })
+    const codes = Array.from({ length: 10 }, (_, i) => `0refused0refused0refused0refuse${i}`)
+    for (const code of codes) {
+      if (order === 'together') await Promise.all([login({ code }), login({ code })])
+      else for (let copy = 0; copy < 3; copy += 1) await login({ code })
+    }
+    const reply = await login({ code: wechat.issueCode().code })
+    expect([reply.status, reply.body.code]).toEqual([429, 'rate_limited'])
+    expect(wechat.history().length).toBeLessThan(codes.length)
+  })
+
+  test('an address where most codes are good is not shut out by a client that repeats a bad one', async () => {
+    const { login, wechat } = await startHarness({ env: { LIMIT_INVALID_PER_IP: '3' } })
+    for (const { code } of wechat.issueCodes(20)) expect((await login({ code })).status).toBe(200)
+    const refused = { code: '0refused0refused0refused0refused' }
+    for (let i = 0; i < 10; i += 1) expect((await login(refused)).body.code).toBe('code_invalid')
+    expect((await login({ code: wechat.issueCode().code })).status).toBe(200)
+  })
+
   test('an address where most codes are good is not shut out by one that sends bad ones', async () => {
     const { login, wechat } = await startHarness({ env: { LIMIT_INVALID_PER_IP: '3' } })
     for (const { code } of wechat.issueCodes(20)) expect((await login({ code })).status).toBe(200)
