@@ -12,7 +12,7 @@
  * Everything may be repeated. The receipt says what was erased and when, and of whom it says nothing.
  */
 import { randomUUID } from 'node:crypto'
-import { openJobQueue } from './job-queue.ts'
+import { openJobQueue, PATIENT_JOB } from './job-queue.ts'
 import type { JobsOptions } from './job-queue.ts'
 import { loadScript } from './redis/scripts.ts'
 import { stored } from './redis/stored.ts'
@@ -41,9 +41,8 @@ export interface EraseJob {
 const ATTEMPTS_MAX = 1_000_000
 
 const JOB_OPTIONS: JobsOptions = {
+  ...PATIENT_JOB,
   attempts: ATTEMPTS_MAX,
-  backoff: { type: 'capped' },
-  removeOnComplete: true,
   // A job that cannot succeed is for a person to look at, however long that takes.
   removeOnFail: false,
 }

@@ -31,6 +31,14 @@ export function openJobQueue<Job>(
   return queue
 }
 
+/** Of jobs that wait as long as it takes. */
+export const PATIENT_JOB: JobsOptions = {
+  backoff: { type: 'capped' },
+  // BullMQ would keep one of every attempt, in Redis: of a job that fails for a day that is more than a megabyte.
+  stackTraceLimit: 1,
+  removeOnComplete: true,
+}
+
 const PATIENT_RETRY_MS_MAX = 60_000
 
 /** Pause before attempt `attemptsMade + 1` of a job that is not given up: doubling from 1 s up to a minute. */

@@ -117,7 +117,7 @@ export function createProvisioning(
     async enqueue(job) {
       const jobId = newJobId()
       const added = await stored(
-        queue.add(PROVISION_JOB, queued(job), { jobId, deduplication: { id: deduplicationId(job) } }),
+        queue.add(PROVISION_JOB, queuedJob(job), { jobId, deduplication: { id: deduplicationId(job) } }),
       )
       const isNew = added.id === jobId
       onEnqueue(isNew ? 'added' : 'waiting_already')
@@ -184,7 +184,8 @@ function deduplicationId({ sub, unionid }: Pick<ProvisionJob, 'sub' | 'unionid'>
   return text.slice(0, DEDUPLICATION_CHARACTERS)
 }
 
-function queued({ appid, openid, unionid, seenAtMs, tp }: ProvisionJob): QueuedJob {
+/** A job as it is queued. */
+export function queuedJob({ appid, openid, unionid, seenAtMs, tp }: ProvisionJob): QueuedJob {
   return {
     v: 2,
     a: appid,

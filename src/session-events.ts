@@ -6,7 +6,7 @@
  * fails with it: what Redis does not take is counted and lost.
  */
 import { randomUUIDv7 } from 'node:crypto'
-import { openJobQueue } from './job-queue.ts'
+import { openJobQueue, PATIENT_JOB } from './job-queue.ts'
 import type { JobsOptions } from './job-queue.ts'
 import type { StoreClock } from './redis/clock.ts'
 import type { RedisClient } from './redis/connections.ts'
@@ -41,9 +41,8 @@ const WAITING_MAX = 100_000
 const COUNT_INTERVAL_MS = 10_000
 
 const JOB_OPTIONS: JobsOptions = {
+  ...PATIENT_JOB,
   attempts: ATTEMPTS_MAX,
-  backoff: { type: 'capped' },
-  removeOnComplete: true,
   removeOnFail: { age: 24 * 3600, count: 1_000 },
 }
 

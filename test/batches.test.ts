@@ -148,6 +148,7 @@ test('a job that comes alone is not held up for others, and one that failed befo
         calls.push(openid)
         return { userId: subjectOf(APPID, openid), created: true, relinked: [] }
       },
+      identitiesOf: async () => [],
     },
     async (batch) => {
       batches.push(batch.length)

@@ -10,6 +10,7 @@ import { Queue, UnrecoverableError, Worker } from 'bullmq'
 import { Client } from 'pg'
 import { describe, expect, inject, onTestFinished, test } from 'vitest'
 import { createProvisioning } from '../src/provisioning.ts'
+import { SESSION_EVENTS_QUEUE } from '../src/session-events.ts'
 import { subjectOf } from '../src/subject.ts'
 import type { ReplyBody } from './harness/client.ts'
 import { createClient } from './harness/client.ts'
@@ -21,6 +22,7 @@ import { startWorkerProcess } from './harness/processes.ts'
 import type { RunningProcess } from './harness/processes.ts'
 import { logIn } from './harness/session-values.ts'
 import { until } from './harness/until.ts'
+import { startReceiver, webhookEnvironment } from './harness/webhooks.ts'
 import { createPostgresDatabase } from './postgres-database.ts'
 import { startSimulator } from './simulator/server.ts'
 
@@ -275,6 +277,86 @@ describe.each(postgresUrl === '' ? [] : ['Postgres'])('on %s', () => {
     expect(await traces(harness, location, [openid])).toEqual([])
   }, 60_000)
 })
+
+describe.each(postgresUrl === '' ? [] : ['Postgres'])('on %s', () => {
+  test('what was to be told of somebody goes, also if they never became a user', async () => {
+    const receiver = await startReceiver((response) => void response.writeHead(503).end())
+    const harness = await startHarness({ env: { SESSION_EVENTS: 'true' } })
+    const { env, location } = await newDatabase()
+    const client = new Client({ connectionString: location.url })
+    await client.connect()
+    onTestFinished(() => client.end())
+    await provisionQueue(harness).pause()
+    const endpoints = [{ receiver, events: ['session.revoked'] }]
+    await startWorkerProcess(workerEnvironment(harness.env, { ...env, ...webhookEnvironment(endpoints) }))
+    const { token, openid, sub } = await logIn(harness, { openid: 'o-never-a-user' })
+    await harness.delete('/session', token)
+    const held = async () =>
+      (await client.query('select event_id from webhook_deliveries where sub = $1', [sub])).rows.length
+    await until('the log-out to be written down', async () => (await held()) === 1)
+    await done(harness, await erase(harness, openid))
+    expect(await held()).toBe(0)
+  }, 60_000)
+
+  test('who logs in again while a job of before runs, which stands for both logins, is a new user', async () => {
+    const harness = await startHarness()
+    const { env, location } = await newDatabase()
+    const openid = 'o-in-flight-and-back'
+    const client = new Client({ connectionString: location.url })
+    await client.connect()
+    onTestFinished(() => client.end())
+    await startWorkerProcess(workerEnvironment(harness.env, env))
+    // As another worker's transaction about the same identity would.
+    await client.query('begin')
+    await client.query('select pg_advisory_xact_lock($1::int, hashtext($2))', [
+      0x77_78_69,
+      JSON.stringify([APPID, openid]),
+    ])
+    await logIn(harness, { openid })
+    const queue = provisionQueue(harness)
+    await until('the job to be run', async () => (await queue.getActiveCount()) === 1)
+    const erasure = await erase(harness, openid)
+    const { token } = await logIn(harness, { openid })
+    expect(await queue.getWaitingCount()).toBe(0) // the running one stands for it
+    await client.query('commit')
+    await done(harness, erasure)
+    const { body } = await harness.get('/session', token)
+    const { rows } = await client.query('select user_id from identities where openid = $1', [openid])
+    expect(rows).toEqual([{ user_id: body.user_id }])
+    expect((await client.query('select id from users')).rows).toEqual([{ id: body.user_id }])
+  }, 60_000)
+})
+
+test('a log-out of before that nobody has told of yet is not told of behind the erasure', async () => {
+  const receiver = await startReceiver()
+  const harness = await startHarness({ env: { SESSION_EVENTS: 'true' } })
+  const { env } = await newDatabase()
+  const events = new Queue(SESSION_EVENTS_QUEUE, {
+    connection: harness.redis,
+    prefix: harness.keys.queue(SESSION_EVENTS_QUEUE),
+  })
+  onTestFinished(() => events.close())
+  const endpoints = [{ receiver, events: ['session.revoked', 'user.erased'], include_openid: true }]
+  await startWorkerProcess(workerEnvironment(harness.env, { ...env, ...webhookEnvironment(endpoints) }))
+  const waiting = () => events.getJobCountByTypes('waiting', 'active', 'delayed')
+
+  const users = ['o-left', 'o-stays']
+  const sessions = await Promise.all(users.map((openid) => logIn(harness, { openid })))
+  for (const { token } of sessions) await provisioned(harness, token)
+  await events.pause()
+  for (const { token } of sessions) await harness.delete('/session', token)
+  await until('both log-outs to wait', async () => (await waiting()) === 2)
+  await done(harness, await erase(harness, 'o-left'))
+  await events.resume()
+  await until('them to be taken', async () => (await waiting()) === 0)
+
+  await until('those to arrive that are told', () => receiver.received.length >= 2)
+  const told = receiver.received.map(({ event }) => [event.type, event.data['openid']])
+  expect(told.toSorted()).toEqual([
+    ['session.revoked', 'o-stays'],
+    ['user.erased', undefined],
+  ])
+}, 60_000)
 
 test('a login that was under way ends with the user erased or logged in anew, and the worker agrees', async () => {
   const harness = await startHarness()

@@ -2,7 +2,7 @@
 import { UnrecoverableError } from 'bullmq'
 import { Redis } from 'ioredis'
 import { expect, inject, onTestFinished, test } from 'vitest'
-import { openJobQueue } from '../src/job-queue.ts'
+import { openJobQueue, PATIENT_JOB } from '../src/job-queue.ts'
 import { createKeys } from '../src/redis/keys.ts'
 import { createPatientWorker } from '../workers/patient-worker.ts'
 import { newPrefix } from './harness/environment.ts'
@@ -15,7 +15,7 @@ test('what fails is run again and may be done; what cannot succeed is dead at on
   const redis = new Redis(inject('redisUrl'), { maxRetriesPerRequest: null })
   onTestFinished(() => redis.disconnect())
   const keys = createKeys(newPrefix())
-  const jobOptions = { attempts: 3, backoff: { type: 'capped' }, removeOnComplete: true, removeOnFail: true }
+  const jobOptions = { ...PATIENT_JOB, attempts: 3, removeOnFail: true }
   const queue = openJobQueue<string>({ redis, keys }, { name: NAME, jobOptions })
   const ends: string[] = []
   const worker = createPatientWorker(
@@ -38,4 +38,34 @@ test('what fails is run again and may be done; what cannot succeed is dead at on
   await queue.add('job', 'fine the second time')
   await until('the other to be done', () => ends.length === 3)
   expect(ends.slice(1)).toEqual(['failed 1 away', 'done'])
+})
+
+test('a job that fails again and again grows no longer in Redis', async () => {
+  const redis = new Redis(inject('redisUrl'), { maxRetriesPerRequest: null })
+  onTestFinished(() => redis.disconnect())
+  const keys = createKeys(newPrefix())
+  const queue = openJobQueue<string>(
+    { redis, keys },
+    { name: NAME, jobOptions: { ...PATIENT_JOB, attempts: 9 } },
+  )
+  const sizes: number[] = []
+  const worker = createPatientWorker(
+    { name: NAME, prefix: keys.queue(NAME), stalledTimesMax: 1 },
+    {
+      redis,
+      log,
+      async run() {
+        throw new Error('away')
+      },
+      async onEnd() {
+        const [job] = await queue.getDelayed()
+        sizes.push(job?.stacktrace?.length ?? 0)
+      },
+    },
+  )
+  await worker.start()
+  onTestFinished(() => worker.close(1_000))
+  await queue.add('job', '')
+  await until('it to have failed three times', () => sizes.length === 3)
+  expect(sizes).toEqual([1, 1, 1])
 })

@@ -7,10 +7,11 @@ import { GatewayError } from '../src/errors.ts'
 import { createLog } from '../src/log.ts'
 import type { Acknowledgement } from '../src/provisioning.ts'
 import { subjectOf } from '../src/subject.ts'
+import { ErasedSince } from '../workers/database-errors.ts'
 import { JobFailed } from '../workers/job-failure.ts'
 import { createProvisionUser } from '../workers/provision-user.ts'
 import { createStuckWatch } from '../workers/stuck-watch.ts'
-import type { ProvisionedUser, SeenIdentity } from '../workers/users.ts'
+import type { Identity, ProvisionedUser, SeenIdentity } from '../workers/users.ts'
 
 const alice = {
   v: 1,
@@ -39,6 +40,47 @@ test('the gateway is told of what a merge changed for the user’s other identit
     { sub: alice.sub, userId: 'user-1', unionid: 'u-alice' },
   ])
 })
+
+const again = [{ attemptsMade: 1 }, { stalledCounter: 1 }]
+
+test.each(again)(
+  'a job that is run again (%j) tells all identities: the merge was its earlier run’s',
+  async (run) => {
+    const other = { appid: 'wx-other', openid: 'o-alice-2', unionid: 'u-alice' }
+    const { provision, acknowledged } = harness(
+      async () => ({ ...newUser, created: false }),
+      async () => true,
+      { identities: [other, { appid: 'wx-app', openid: 'o-alice', unionid: 'u-alice' }] },
+    )
+    await provision({ data: alice, ...run })
+    expect(acknowledged).toEqual([
+      { sub: subjectOf('wx-other', 'o-alice-2'), userId: 'user-1', unionid: 'u-alice' },
+      { sub: alice.sub, userId: 'user-1', unionid: 'u-alice' },
+    ])
+    await provision({ data: alice })
+    expect(acknowledged).toHaveLength(3)
+  },
+)
+
+test.each([undefined, 'u-since'])(
+  'a job of before an erasure brings no unionid back; that of the session: %s',
+  async (unionid) => {
+    const erasedAtMs = alice.seenAtMs + 1
+    const written: SeenIdentity[] = []
+    const { provision, acknowledged } = harness(
+      async (seen) => {
+        if (seen.seenAtMs <= erasedAtMs) throw new ErasedSince(erasedAtMs)
+        written.push(seen)
+        return newUser
+      },
+      async () => true,
+      { loggedIn: true, ...(unionid !== undefined && { unionid }) },
+    )
+    await provision({ data: alice })
+    expect(written.map((seen) => seen.unionid)).toEqual([unionid])
+    expect(acknowledged).toEqual([{ sub: alice.sub, userId: 'user-1', unionid }])
+  },
+)
 
 test.each([
   null,
@@ -106,10 +148,16 @@ async function failureOf(provisioning: Promise<unknown>): Promise<JobFailed> {
   return error
 }
 
+interface Session {
+  loggedIn?: boolean
+  unionid?: string
+  identities?: Identity[]
+}
+
 function harness(
   provisionUser: (seen: SeenIdentity) => Promise<ProvisionedUser>,
   acknowledge: () => Promise<boolean> = async () => true,
-  { loggedIn = false } = {},
+  { loggedIn = false, unionid, identities = [] }: Session = {},
 ) {
   const calls: string[] = []
   const acknowledged: Acknowledgement[] = []
@@ -127,6 +175,8 @@ function harness(
       return acknowledge()
     },
     isLoggedIn: async () => loggedIn,
+    unionidOf: async () => unionid,
+    identitiesOf: async () => identities,
     log: createLog('silent', 'test'),
   })
   return { provision, calls, acknowledged }

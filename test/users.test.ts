@@ -25,13 +25,14 @@ const ways = [
   {
     way: 'in batches',
     usersOf: ({ db }: Database): Users => {
-      const batched = createBatchedUsers(createUsers(db), createProvisionMany(db), {
+      const users = createUsers(db)
+      const batched = createBatchedUsers(users, createProvisionMany(db), {
         onBatch: () => {},
         onBatchFailed: (_size, error) => {
           if (!isTransient(error)) throw error
         },
       })
-      return { provisionUser: (seen) => batched.provisionUser(seen, { alone: false }) }
+      return { ...users, provisionUser: (seen) => batched.provisionUser(seen, { alone: false }) }
     },
   },
 ]

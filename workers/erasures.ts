@@ -71,6 +71,7 @@ async function erase(
     const since = held && { userId: held.user_id, unionid: held.unionid ?? undefined }
     return { identities: done.identities, users: done.users, since }
   }
+  if (held === undefined) await outbox.forgetSubject(tx, sub)
   const users = held === undefined ? 0 : await forget(tx, held, outbox)
   const identities = held === undefined ? 0 : 1
   await remember(tx, { sub, erased_at: new Date(identity.erasedAtMs), identities, users })

@@ -61,6 +61,7 @@ export function traceUsers(store: { users: Users; provisionMany: ProvisionMany |
         const span = spans.get(seen)
         return span === undefined ? users.provisionUser(seen) : runIn(span, () => users.provisionUser(seen))
       },
+      identitiesOf: users.identitiesOf,
     } satisfies Users,
     provisionMany:
       provisionMany &&

@@ -3,7 +3,7 @@
  * environment, has connections of its own, and ends with its worker.
  */
 import { loadWorkerConfig, readEnvironment } from '../src/config.ts'
-import { createLoggedInCheck } from '../src/erasure.ts'
+import { createLoggedInCheck, createUnionidReader } from '../src/erasure.ts'
 import { createLog } from '../src/log.ts'
 import { createAcknowledge } from '../src/provisioning.ts'
 import { connectFailFast, waitUntilReady } from '../src/redis/connections.ts'
@@ -31,6 +31,8 @@ const provisionUser = createProvisionUser({
   users,
   acknowledge: createAcknowledge(redis, keys),
   isLoggedIn: createLoggedInCheck(redis, keys),
+  unionidOf: createUnionidReader(redis, keys),
+  identitiesOf: users.identitiesOf,
   log,
 })
 

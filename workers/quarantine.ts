@@ -108,7 +108,7 @@ const isAnswer = (message: QuarantineMessage): message is Answer =>
 
 function ask(child: ChildProcess, job: IncomingJob): Promise<Answer | Ended> {
   const answer = hear(child, JOB_CHECKS_MAX, isAnswer)
-  child.send({ id: job.id, data: job.data })
+  child.send({ id: job.id, data: job.data, stalledCounter: job.stalledCounter })
   return answer
 }
 

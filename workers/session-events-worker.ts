@@ -84,6 +84,8 @@ function parse(data: unknown): SessionEventJob {
 async function record(tx: Transaction<Schema>, outbox: Outbox, event: SessionEventJob): Promise<void> {
   const { id, sub, scope, sid, endedAtMs } = event
   const user = event.userId === undefined ? undefined : await findUser(tx, event.userId, sub)
+  // After the lock on their identities, so that an erasure is either seen here or takes what is written here.
+  if (await isErasedSince(tx, sub, endedAtMs)) return
   await outbox.record(tx, [
     {
       type: 'session.revoked',
@@ -112,6 +114,7 @@ async function findUser(
     )
     select user_id, appid, openid, unionid from identities
     where user_id = (select id from chain where merged_into is null)
+    for share of identities
   `.execute(tx)
   const [first] = rows
   if (first === undefined) return undefined
@@ -120,7 +123,23 @@ async function findUser(
   return { userId: first.user_id, identity }
 }
 
+/** Behind user.erased nothing of before is told. */
+async function isErasedSince(tx: Transaction<Schema>, sub: string, atMs: number): Promise<boolean> {
+  const erasure = await tx
+    .selectFrom('erasures')
+    .select('sub')
+    .where('sub', '=', sub)
+    .where('erased_at', '>=', new Date(atMs))
+    .executeTakeFirst()
+  return erasure !== undefined
+}
+
 /** Is run again soon. */
 class NotRecorded extends Error {
   override readonly name = 'NotRecorded'
+
+  constructor(message: string) {
+    super(message)
+    this.stack = `${this.name}: ${message}` // BullMQ keeps it
+  }
 }

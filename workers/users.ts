@@ -37,7 +37,8 @@ export interface SeenIdentity {
   readonly seenAtMs: number
 }
 
-interface Identity {
+/** One that is held. */
+export interface Identity {
   readonly appid: string
   readonly openid: string
   readonly unionid: string | undefined
@@ -63,6 +64,8 @@ export interface Users {
    * erased after `seenAtMs`.
    */
   provisionUser(seen: SeenIdentity): Promise<ProvisionedUser>
+  /** The identities of a user, in any order. Rejects with the database's error. */
+  identitiesOf(userId: string): Promise<readonly Identity[]>
 }
 
 /** Tries of one call before a conflict with others becomes the caller's. Each costs milliseconds. */
@@ -85,6 +88,15 @@ export function createUsers(db: Kysely<Schema>, outbox: Outbox = NO_OUTBOX): Use
           await delay(Math.random() * CONFLICT_PAUSE_MS * 2 ** (attempt - 1))
         }
       }
+    },
+
+    async identitiesOf(userId) {
+      const rows = await db
+        .selectFrom('identities')
+        .select(['appid', 'openid', 'unionid'])
+        .where('user_id', '=', userId)
+        .execute()
+      return rows.map(({ appid, openid, unionid }) => ({ appid, openid, unionid: unionid ?? undefined }))
     },
   }
 

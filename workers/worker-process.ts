@@ -11,7 +11,7 @@ import closeWithGrace from 'close-with-grace'
 import { within, WORKER_CLOSE_MS_MAX } from '../src/closing.ts'
 import { ConfigError, loadWorkerConfig, readEnvironment } from '../src/config.ts'
 import type { WorkerConfig } from '../src/config.ts'
-import { createLoggedInCheck, createReceiptWriter, ERASE_QUEUE } from '../src/erasure.ts'
+import { createLoggedInCheck, createReceiptWriter, createUnionidReader, ERASE_QUEUE } from '../src/erasure.ts'
 import { createLogOutput } from '../src/log-output.ts'
 import { createLog } from '../src/log.ts'
 import { createWorkerMetrics } from '../src/metrics/worker.ts'
@@ -190,6 +190,8 @@ async function start(config: WorkerConfig) {
     users: traced?.waiting(batched) ?? batched,
     acknowledge,
     isLoggedIn,
+    unionidOf: createUnionidReader(redis, keys),
+    identitiesOf: opened.users.identitiesOf,
     log,
   })
   quarantine = opened.kind !== 'pglite' ? createQuarantine(() => fork(QUARANTINE_PROGRAM), log) : undefined
@@ -217,6 +219,8 @@ async function start(config: WorkerConfig) {
       return removeJobs(user)
     },
     acknowledge,
+    isLoggedIn,
+    provisionUser,
     receipts: createReceiptWriter(redis, keys),
     log,
   })

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { startRedis } from '../../deploy/local/redis-server.ts'
 import { loadRedisConfig } from '../../src/config.ts'
-import { createLoggedInCheck } from '../../src/erasure.ts'
+import { createLoggedInCheck, createUnionidReader } from '../../src/erasure.ts'
 import { createLog } from '../../src/log.ts'
 import { createWorkerMetrics } from '../../src/metrics/worker.ts'
 import { createAcknowledge, createProvisioning, PROVISION_QUEUE } from '../../src/provisioning.ts'
@@ -142,6 +142,8 @@ export async function drain(
           : users,
         acknowledge: createAcknowledge(redis, keys),
         isLoggedIn: createLoggedInCheck(redis, keys),
+        unionidOf: createUnionidReader(redis, keys),
+        identitiesOf: users.identitiesOf,
         log,
       }),
       quarantine: undefined,

@@ -48,6 +48,8 @@ export interface Outbox {
    * @param userIds the user, then those that were merged into them
    */
   forgetUsers(tx: Transaction<Schema>, sub: string, userIds: readonly string[]): Promise<void>
+  /** Somebody is erased who never was a user: what was to be told of their log-outs goes. */
+  forgetSubject(tx: Transaction<Schema>, sub: string): Promise<void>
   /** One identity of a user is erased, who stays: it goes from what there is. */
   forgetIdentity(tx: Transaction<Schema>, sub: string, userId: string): Promise<void>
 }
@@ -79,6 +81,9 @@ export function createOutbox(endpoints: readonly WebhookEndpoint[]): Outbox {
       await record(tx, [
         { type: 'user.erased', userId, details, ...(isOnItsWay && { delaySeconds: LEASE_SECONDS }) },
       ])
+    },
+    async forgetSubject(tx, sub) {
+      await tx.deleteFrom('webhook_deliveries').where('sub', '=', sub).execute()
     },
     async forgetIdentity(tx, sub, userId) {
       const bare = sql<string>`(payload::jsonb #- '{data,appid}' #- '{data,openid}' #- '{data,unionid}')::text`
