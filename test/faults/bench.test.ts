@@ -6,7 +6,7 @@ import { createLedger, quantile } from './ledger.ts'
 import type { Attempt } from './ledger.ts'
 import { seriesIn, sumOf } from './metrics-text.ts'
 import { worstFigures } from './results.ts'
-import { runRow } from './row.ts'
+import { describeFigure, runRow } from './row.ts'
 import type { Bench, Row } from './row.ts'
 import { ROWS } from './rows.ts'
 import { startTcpProxy } from './tcp-proxy.ts'
@@ -70,6 +70,11 @@ test('the worst of several runs is the one out of bounds, else the farthest', ()
   expect(worstFigures([8, 6, 7].map((value) => ({ name: 'n', value, min: 5, ok: true })))).toMatchObject([
     { worst: 6 },
   ])
+})
+
+test('what never came is said so', () => {
+  const figure = { name: 'told after', value: Infinity, unit: 'ms', max: 10, ok: false }
+  expect(describeFigure(figure)).toBe('told after never (≤ 10)')
 })
 
 test('rows have names of the catalogue, each once, and say what passes', () => {

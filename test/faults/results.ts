@@ -82,7 +82,9 @@ export function writeTable(order: readonly string[]): void {
 
 function readResults(): Record<string, KnownRow> {
   if (!existsSync(JSON_FILE)) return {}
-  return JSON.parse(readFileSync(JSON_FILE, 'utf8')) as Record<string, KnownRow>
+  // What never came took an infinite time, of which JSON makes null.
+  const revive = (key: string, value: unknown) => (key === 'value' && value === null ? Infinity : value)
+  return JSON.parse(readFileSync(JSON_FILE, 'utf8'), revive) as Record<string, KnownRow>
 }
 
 /** The largest, or the smallest where the bound is from below. */
@@ -100,7 +102,7 @@ export function worstFigures(figures: readonly Figure[]): WorstFigure[] {
 }
 
 function writeFigure({ name, worst, unit, ok, ...bound }: WorstFigure): string {
-  const text = `${escape(name)} ${writeNumber(worst)}${unit === undefined ? '' : ` ${unit}`} (${describeBound(bound)})`
+  const text = `${escape(name)} ${writeNumber(worst)}${unit === undefined || !Number.isFinite(worst) ? '' : ` ${unit}`} (${describeBound(bound)})`
   return ok ? text : `**${text}**`
 }
 

@@ -118,7 +118,7 @@ function isWithin(value: number, { max, min, is }: Bound): boolean {
 
 /** "503 p99 31 ms (≤ 50)". */
 export function describeFigure({ name, value, unit, ...bound }: Figure): string {
-  return `${name} ${writeNumber(value)}${unit === undefined ? '' : ` ${unit}`} (${describeBound(bound)})`
+  return `${name} ${writeNumber(value)}${unit === undefined || !Number.isFinite(value) ? '' : ` ${unit}`} (${describeBound(bound)})`
 }
 
 export function describeBound({ max, min, is }: Bound): string {
@@ -130,6 +130,7 @@ export function describeBound({ max, min, is }: Bound): string {
 }
 
 export function writeNumber(value: number): string {
+  if (!Number.isFinite(value)) return 'never'
   if (Number.isInteger(value)) return String(value)
   return value.toFixed(Math.abs(value) < 10 ? 2 : Math.abs(value) < 100 ? 1 : 0)
 }

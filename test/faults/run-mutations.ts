@@ -86,7 +86,10 @@ function mutate(root: string, { file, find, replace }: Mutation): void {
 
 function runApart(row: string, root: string): Promise<RunResult> {
   return new Promise((resolve, reject) => {
-    const child = fork(import.meta.filename, [row], { env: { ...process.env, FAULTS_ROOT: root } })
+    const child = fork(import.meta.filename, [row], {
+      env: { ...process.env, FAULTS_ROOT: root },
+      serialization: 'advanced', // JSON knows no Infinity
+    })
     let result: RunResult | undefined
     child.once('message', (message) => {
       result = message as RunResult
