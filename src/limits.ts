@@ -12,7 +12,7 @@
  *                                         inside open-session.lua, to save a round trip
  *
  * Counted in Redis by rate-limiter-flexible. Of an app's limit each process takes some exchanges ahead, so that most
- * logins need not ask. When Redis cannot count, the process counts for itself, up to its share of the limit: never
+ * logins need not ask; one that did not reach WeChat goes back to these. When Redis cannot count, the process counts for itself, up to its share of the limit: never
  * unlimited, and said by the metric's outcome `degraded`.
  */
 import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
@@ -74,20 +74,25 @@ export function createLimits(
 
     /** Rejects with rate_limited. */
     async spendLogin(ip: string): Promise<void> {
-      refuseAddress(await loginPerIp.spend(addressGroup(ip)))
+      refuseAddress((await loginPerIp.spend(addressGroup(ip))).denied)
     },
 
-    /** Rejects with rate_limited. */
-    async spendExchange(appid: string): Promise<void> {
+    /**
+     * Rejects with rate_limited.
+     * @returns gives it back, for the next login of this process; to be called once at most
+     */
+    async spendExchange(appid: string): Promise<() => void> {
       const points = settings.exchangePerAppOf(appid) ?? settings.exchangePerApp
-      const denied = await exchangesOf(points).spend(appid)
+      const exchanges = exchangesOf(points)
+      const { denied, untilMs } = await exchanges.spend(appid)
       if (denied) throw limited(denied, 'Too many logins of this app.')
+      return () => exchanges.giveBack(appid, untilMs)
     },
 
     /** Counts a code that WeChat refused; shuts the address out for the minute when most of its codes are such. */
     async countInvalid(ip: string): Promise<void> {
       const subject = addressGroup(ip)
-      const denied = await invalidPerIp.spend(subject)
+      const { denied } = await invalidPerIp.spend(subject)
       if (denied) await loginPerIp.shutOut(subject, denied)
     },
   }
@@ -118,37 +123,41 @@ export function createLimits(
     const asked = new Map<string, Asked>()
     let isRedisAway = false
 
-    /** The denial, or undefined when allowed. Rejects when Redis cannot count. */
-    async function spendShared(subject: string): Promise<Denial | undefined> {
-      if (taken.spend(subject)) return undefined
-      const denied = await answerFor(subject)
-      return denied && taken.spend(subject) ? undefined : denied
+    /** Rejects when Redis cannot count. */
+    async function spendShared(subject: string): Promise<Spend> {
+      const held = taken.spend(subject)
+      if (held !== undefined) return { untilMs: held }
+      const answer = await answerFor(subject)
+      if (!answer.denied) return answer
+      const left = taken.spend(subject)
+      return left === undefined ? answer : { untilMs: left }
     }
 
     /** One in so many asks; those who come meanwhile have their share of the answer. */
-    function answerFor(subject: string): Promise<Denial | undefined> {
+    function answerFor(subject: string): Promise<Spend> {
       const running = asked.get(subject)
       if (running !== undefined && running.left > 0) {
         running.left -= 1
         return running.answer
       }
-      const next: Asked = { left: ahead - 1, answer: Promise.resolve(undefined) }
+      const next: Asked = { left: ahead - 1, answer: Promise.resolve({}) }
       next.answer = ask(subject, next)
       if (ahead > 1) asked.set(subject, next)
       return next.answer
     }
 
-    async function ask(subject: string, request: Asked): Promise<Denial | undefined> {
+    async function ask(subject: string, request: Asked): Promise<Spend> {
       try {
         const { msBeforeNext } = await shared.consume(subject, ahead)
-        taken.put(subject, request.left, msBeforeNext)
-        return undefined
+        const untilMs = performance.now() + msBeforeNext
+        taken.put(subject, request.left, untilMs)
+        return { untilMs }
       } catch (error) {
         if (!(error instanceof RateLimiterRes)) throw error
         // The last that there were, of fewer than were asked for. 0: it was not asked, for it is known to be over.
         const rest = error.consumedPoints === 0 ? 0 : points - (error.consumedPoints - ahead)
-        taken.put(subject, rest, error.msBeforeNext)
-        return error
+        taken.put(subject, rest, performance.now() + error.msBeforeNext)
+        return { denied: error }
       } finally {
         if (asked.get(subject) === request) asked.delete(subject)
       }
@@ -167,19 +176,23 @@ export function createLimits(
         return denied
       },
 
-      /** The denial, or undefined when allowed. */
-      async spend(subject: string): Promise<Denial | undefined> {
+      async spend(subject: string): Promise<Spend> {
         try {
-          const denied = await spendShared(subject)
+          const spend = await spendShared(subject)
           isRedisAway = false
-          onSpend(name, denied ? 'denied' : 'allowed')
-          return denied
+          onSpend(name, spend.denied ? 'denied' : 'allowed')
+          return spend
         } catch {
           // Redis cannot count just now. Whether the login can go on is for the next step to say.
           isRedisAway = true
           onSpend(name, 'degraded')
-          return local.spend(subject)
+          return { denied: local.spend(subject) }
         }
+      },
+
+      /** @param untilMs of its spend; what was counted without Redis stays spent */
+      giveBack(subject: string, untilMs: number | undefined): void {
+        if (untilMs !== undefined && performance.now() < untilMs) taken.put(subject, 1, untilMs)
       },
 
       async shutOut(subject: string, invalid: Denial): Promise<void> {
@@ -238,18 +251,18 @@ function createTakenAhead() {
   const held = new Map<string, { points: number; untilMs: number }>()
 
   return {
-    spend(subject: string): boolean {
+    /** Until when that was good; undefined when there was none. */
+    spend(subject: string): number | undefined {
       const own = held.get(subject)
-      if (own === undefined) return false
+      if (own === undefined) return undefined
       own.points -= 1
       const isGood = performance.now() < own.untilMs
       if (!isGood || own.points === 0) held.delete(subject)
-      return isGood
+      return isGood ? own.untilMs : undefined
     },
 
-    put(subject: string, points: number, msBeforeNext: number): void {
+    put(subject: string, points: number, untilMs: number): void {
       if (points <= 0) return
-      const untilMs = performance.now() + msBeforeNext
       const own = held.get(subject)
       // Of one window; what was held of the one before ends with it.
       if (own !== undefined && own.untilMs > performance.now()) {
@@ -266,7 +279,13 @@ function createTakenAhead() {
 
 interface Asked {
   left: number
-  answer: Promise<Denial | undefined>
+  answer: Promise<Spend>
+}
+
+interface Spend {
+  denied?: Denial | undefined
+  /** The end of its window, by performance.now(); undefined also where Redis did not count. */
+  untilMs?: number
 }
 
 /** Of rate-limiter-flexible; its types leave it out. */

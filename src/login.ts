@@ -84,6 +84,18 @@ export interface Claim {
 
 export type ClaimOutcome = { state: 'leading'; claim: Claim } | { state: 'settled'; settlement: string }
 
+export interface ExchangeRequest {
+  appid: string
+  code: string
+  /** The client's address. */
+  ip: string
+  /** How often the code was led: above 1 it is no news that WeChat has seen it. */
+  generation: number
+  mayBeUsed: boolean
+  /** Told when it is given up without WeChat having been asked. */
+  onUnsent(): void
+}
+
 /** Everything login may touch. gateway.ts supplies the real ones. */
 export interface LoginPorts {
   limits: {
@@ -91,7 +103,8 @@ export interface LoginPorts {
     admitLogin(ip: string): void
     /** Rejects with rate_limited. */
     spendLogin(ip: string): Promise<void>
-    spendExchange(appid: string): Promise<void>
+    /** Rejects with rate_limited. What it resolves to gives it back. */
+    spendExchange(appid: string): Promise<() => void>
     /** Counts a code that WeChat refused against the address it came from. */
     countInvalid(ip: string): Promise<void>
   }
@@ -106,10 +119,7 @@ export interface LoginPorts {
     admitUnseen(appid: string): void
     /** Throws what exchange() would reject with, if WeChat need not be asked for that: its circuit is open, … */
     admit(appid: string): void
-    exchange(
-      request: { appid: string; code: string; ip: string; generation: number; mayBeUsed: boolean },
-      deadline: AbortSignal,
-    ): Promise<WechatIdentity>
+    exchange(request: ExchangeRequest, deadline: AbortSignal): Promise<WechatIdentity>
   }
   sessions: {
     /** What a retry needs to find its session again; holds no secret. */
@@ -188,8 +198,9 @@ export function createLogin({
     try {
       await allowed
       wechat.admit(appid)
-      await limits.spendExchange(appid)
-      const identity = await wechat.exchange({ appid, code, ip, generation, mayBeUsed }, deadline)
+      const onUnsent = await limits.spendExchange(appid)
+      const request = { appid, code, ip, generation, mayBeUsed, onUnsent }
+      const identity = await wechat.exchange(request, deadline)
       codeUsed = true
       const opening = sessions.open(attempt, identity, claim.startedAtMs)
       const settling = claim.settle(sessions.settlement(identity))

@@ -131,6 +131,21 @@ describe('a gate', () => {
     expect(told).toEqual([40125, undefined])
   })
 
+  test('lets the next one through when its probe has not asked, and only then', () => {
+    const { gates, admitted, pass } = createGate()
+    gates.unasked(app)
+    for (let i = 0; i < GATE_REFUSALS; i += 1) gates.refused(app, 40125)
+    gates.unasked(app) // was admitted before it shut
+    expect(admitted()).toBe(10)
+    pass(10_000)
+    expect([admitted(), admitted()]).toEqual([true, 10])
+    gates.unasked(app)
+    expect([admitted(), admitted()]).toEqual([true, 10])
+    gates.refused(app, 40125)
+    gates.unasked(app)
+    expect(admitted()).toBe(10)
+  })
+
   test('is open for an app that has changed', () => {
     const { gates } = createGate()
     for (let i = 0; i < GATE_REFUSALS; i += 1) gates.refused(app, 40125)

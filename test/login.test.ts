@@ -1,6 +1,8 @@
 /** Logging in, through the front door; observed in the simulator's history, Redis and the metrics. */
 import { describe, expect, test } from 'vitest'
+import { freePort } from '../deploy/local/ports.ts'
 import { LEASE_MS } from '../src/codes.ts'
+import { SLOTS } from '../src/wechat/bulkhead.ts'
 import { writeTemporary } from './harness/configuration.ts'
 import { APP_SECRET, APPID } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
@@ -322,5 +324,37 @@ describe('limits', () => {
     expect(wechat.history()).toHaveLength(35)
     expect(await metric('limit_total', { limit: 'exchange_per_app', outcome: 'allowed' })).toBe(35)
     expect(await metric('limit_total', { limit: 'exchange_per_app', outcome: 'denied' })).toBe(2)
+  })
+
+  test('charge an app for what was sent to WeChat, not for what there was no room for', async () => {
+    const limit = 100
+    const { login, wechat } = await startHarness({
+      env: { LIMIT_EXCHANGE_PER_APP: String(limit), LOGIN_DEADLINE_MS: '4500' },
+    })
+    const sentOnce = async (count: number) => {
+      const replies = await Promise.all(wechat.issueCodes(count).map(({ code }) => login({ code })))
+      return replies.map(({ status }) => status)
+    }
+    const hold = wechat.addFault({ kind: 'hold' })
+    const held = sentOnce(SLOTS)
+    await until('all slots to be taken', () => wechat.history().length === SLOTS)
+    const refused = sentOnce(limit)
+    expect(new Set(await refused)).toContain(503)
+    hold.release()
+    wechat.clearFaults()
+    await held
+
+    const left = limit - wechat.history().length // what is slow here may have found a slot
+    expect(left).toBeGreaterThan(0)
+    for (let i = 0; i < left; i += 1) expect(await sentOnce(1)).toEqual([200])
+    expect(await sentOnce(1)).toEqual([429])
+    expect(wechat.history()).toHaveLength(limit)
+  })
+
+  test('charge an app for nothing while WeChat cannot be reached', async () => {
+    const env = { LIMIT_EXCHANGE_PER_APP: '2', WECHAT_API_URLS: `http://127.0.0.1:${await freePort()}` }
+    const { login, wechat } = await startHarness({ env })
+    for (const { code } of wechat.issueCodes(5))
+      expect((await login({ code })).body.code).toBe('wechat_unreachable')
   })
 })

@@ -138,7 +138,14 @@ describe('an errcode', () => {
       const parts = { bulkhead: createBulkhead(ignore), quotas: createQuotaGates(ignore) }
       const wechatApi = createCode2Session({ hosts, platforms, gates, ...parts, findApp, ...observer })
       const { code } = wechat.issueCode({ openid: OPENID })
-      const request = { appid: APPID, code, ip: '192.0.2.1', generation: 1, mayBeUsed: false }
+      const request = {
+        appid: APPID,
+        code,
+        ip: '192.0.2.1',
+        generation: 1,
+        mayBeUsed: false,
+        onUnsent: ignore,
+      }
       const outcome = await wechatApi.exchange(request, AbortSignal.timeout(3_000)).then(
         ({ openid }) => openid,
         (error: unknown) => (error as { code: string }).code,

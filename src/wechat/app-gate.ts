@@ -17,6 +17,8 @@ const PROBE_INTERVAL_MS = 10_000
 export interface AppGates {
   /** @throws {GatewayError} app_misconfigured, when the gate is shut and no probe is due, or no secret is known */
   admit(app: App): void
+  /** Who was admitted has not asked after all: if that was the probe, the next login is one. */
+  unasked(app: App): void
   /** WeChat refused the app itself, with this errcode. */
   refused(app: App, errcode: number): void
   /** WeChat took the app for what it is, whatever it said of the code. */
@@ -31,6 +33,8 @@ interface Refusals {
   inARow: number
   errcode: number
   probeAtMs: number
+  /** A probe was let through since the last refusal. */
+  isProbed: boolean
 }
 
 /**
@@ -63,14 +67,20 @@ export function createAppGates(
           retryAfterSeconds: Math.ceil(waitMs / 1000),
         })
       }
-      found.probeAtMs = nowMs() + PROBE_INTERVAL_MS
+      Object.assign(found, { probeAtMs: nowMs() + PROBE_INTERVAL_MS, isProbed: true })
+    },
+
+    unasked(app) {
+      const found = find(app)
+      if (!isShut(found) || !found.isProbed) return
+      Object.assign(found, { probeAtMs: nowMs(), isProbed: false })
     },
 
     refused(app, errcode) {
       const before = find(app)
       const inARow = (before?.inARow ?? 0) + 1
       const probeAtMs = nowMs() + PROBE_INTERVAL_MS
-      refusals.set(app.appid, { app, inARow, errcode, probeAtMs })
+      refusals.set(app.appid, { app, inARow, errcode, probeAtMs, isProbed: false })
       if (inARow === GATE_REFUSALS) onGate(app.appid, errcode)
     },
 

@@ -26,7 +26,7 @@ import type { App } from '../app-entry.ts'
 import { msLeft, msUntilLate } from '../deadline.ts'
 import { ERRORS, GatewayError } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
-import type { WechatIdentity } from '../login.ts'
+import type { ExchangeRequest, WechatIdentity } from '../login.ts'
 import type { AppGates } from './app-gate.ts'
 import type { DeadAnswer, LiveAnswer } from './answer.ts'
 import type { Bulkhead } from './bulkhead.ts'
@@ -66,16 +66,6 @@ export interface Code2SessionDeps {
   onErrcode(app: App, errcode: number, rid: string | undefined): void
 }
 
-export interface ExchangeRequest {
-  appid: string
-  code: string
-  /** The client's address. */
-  ip: string
-  /** How often the code was led: above 1 it is no news that WeChat has seen it. */
-  generation: number
-  mayBeUsed: boolean
-}
-
 /** The exchange over all platforms and their hosts. */
 export function createCode2Session({
   hosts,
@@ -111,7 +101,7 @@ export function createCode2Session({
     /**
      * Throws what exchange() would reject with, if no platform needs to be asked for that: appid_unknown,
      * app_misconfigured, wechat_rate_limited, wechat_circuit_open. An app whose gate is shut gets its probe by this,
-     * so an exchange has to follow.
+     * so an exchange has to follow; one for which there is no room gives it back.
      */
     admit(appid: string): void {
       const app = appOf(appid)
@@ -129,12 +119,22 @@ export function createCode2Session({
      */
     async exchange(request: ExchangeRequest, deadline: AbortSignal): Promise<WechatIdentity> {
       const app = appOf(request.appid)
-      if (msUntilLate(deadline) <= 0) throw new GatewayError('overloaded')
-      return bulkhead.run(app.appid, deadline, () => {
-        retryBudget.earn()
-        busyBudget.earn()
-        return exchangeWithRetries(app, platforms[app.kind], request, deadline)
-      })
+      let isSent = false
+      const onSent = () => {
+        isSent = true
+      }
+      try {
+        if (msUntilLate(deadline) <= 0) throw new GatewayError('overloaded')
+        return await bulkhead.run(app.appid, deadline, () => {
+          retryBudget.earn()
+          busyBudget.earn()
+          return exchangeWithRetries(app, platforms[app.kind], request, deadline, onSent)
+        })
+      } catch (error) {
+        if (!isSent) request.onUnsent()
+        if (error instanceof GatewayError && error.code === 'overloaded') gates.unasked(app)
+        throw error
+      }
     },
   }
 
@@ -143,6 +143,7 @@ export function createCode2Session({
     platform: Platform,
     { code, ip, generation, mayBeUsed }: ExchangeRequest,
     deadline: AbortSignal,
+    onSent: () => void,
   ): Promise<WechatIdentity> {
     const { origins, errcodes } = platform
     const retries = { unreachable: 2, stale: 1, serverError: 1, busy: BUSY_RETRIES_MAX }
@@ -169,6 +170,7 @@ export function createCode2Session({
         },
         deadline,
       )
+      if (attempt.outcome !== 'unreachable' && attempt.outcome !== 'circuit_open') onSent()
       switch (attempt.outcome) {
         case 'ok':
           accepted(app, credential)
