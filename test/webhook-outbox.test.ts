@@ -243,6 +243,25 @@ describe.each(ENGINES.flatMap((engine) => ways.map((way) => ({ ...engine, ...way
       expect(JSON.stringify(await rows())).not.toContain(going.openid)
     })
 
+    test('while the link of an app is being sent, its user.unlinked waits until that cannot arrive any more', async () => {
+      const { endpoint, provision, erase, rows } = tell({ includeOpenid: true })
+      const deliveries = createDeliveries(db())
+      const unionid = randomUUID()
+      const [staying, going] = [login({ unionid }), login({ unionid, appid: 'wx-other' })]
+      await provision(staying)
+      const [created] = await deliveries.claim(endpoint.name, 1)
+      if (created === undefined) throw new Error('nothing was claimed')
+      await deliveries.finish(created, { state: 'delivered' }, '204')
+      await provision(going)
+      const [linked] = await deliveries.claim(endpoint.name, 1)
+      expect(linked?.payload).toContain(going.openid) // in memory, whatever becomes of the row
+      await erase(going)
+      const unlinked = (await rows()).find(({ type }) => type === 'user.unlinked')
+      const waitMs = (unlinked?.due_at.getTime() ?? 0) - (unlinked?.created_at.getTime() ?? 0)
+      expect(waitMs).toBe(LEASE_SECONDS * 1_000)
+      expect(await deliveries.claim(endpoint.name, 10)).toEqual([])
+    })
+
     test('who comes back is a new user, told of by a new id', async () => {
       const { provision, erase, events } = tell()
       const seen = login()

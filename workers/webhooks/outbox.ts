@@ -50,7 +50,7 @@ export interface Outbox {
   forgetUsers(tx: Transaction<Schema>, sub: string, userIds: readonly string[]): Promise<void>
   /** Somebody is erased who never was a user: what was to be told of their log-outs goes. */
   forgetSubject(tx: Transaction<Schema>, sub: string): Promise<void>
-  /** One identity of a user is erased, who stays: it goes from what there is. */
+  /** One identity of a user is erased, who stays: it goes from what there is. user.unlinked waits as user.erased does. */
   forgetIdentity(tx: Transaction<Schema>, sub: string, userId: string): Promise<void>
 }
 
@@ -75,26 +75,33 @@ export function createOutbox(endpoints: readonly WebhookEndpoint[]): Outbox {
         .where(({ eb, or }) => or([eb('user_id', 'in', [...userIds]), eb('sub', '=', sub)]))
         .returning('leased')
         .execute()
-      const isOnItsWay = removed.some(({ leased }) => leased)
       const [userId, ...formerUserIds] = userIds
       const details = formerUserIds.length === 0 ? {} : { former_user_ids: formerUserIds }
-      await record(tx, [
-        { type: 'user.erased', userId, details, ...(isOnItsWay && { delaySeconds: LEASE_SECONDS }) },
-      ])
+      await record(tx, [{ type: 'user.erased', userId, details, delaySeconds: delayBehind(removed) }])
     },
     async forgetSubject(tx, sub) {
       await tx.deleteFrom('webhook_deliveries').where('sub', '=', sub).execute()
     },
     async forgetIdentity(tx, sub, userId) {
       const bare = sql<string>`(payload::jsonb #- '{data,appid}' #- '{data,openid}' #- '{data,unionid}')::text`
-      await tx.updateTable('webhook_deliveries').set({ payload: bare }).where('sub', '=', sub).execute()
-      await record(tx, [{ type: 'user.unlinked', userId, sub }])
+      const stripped = await tx
+        .updateTable('webhook_deliveries')
+        .set({ payload: bare })
+        .where('sub', '=', sub)
+        .returning('leased')
+        .execute()
+      await record(tx, [{ type: 'user.unlinked', userId, sub, delaySeconds: delayBehind(stripped) }])
     },
   }
 }
 
 /** For whoever has no endpoints. */
 export const NO_OUTBOX = createOutbox([])
+
+/** So that what is being sent, from a worker's memory, cannot arrive later. */
+function delayBehind(rows: readonly { readonly leased: boolean }[]): number {
+  return rows.some(({ leased }) => leased) ? LEASE_SECONDS : 0
+}
 
 function rowsOf(event: NewEvent, endpoints: readonly WebhookEndpoint[]) {
   const { type, userId, identity, atMs = Date.now(), delaySeconds = 0 } = event
