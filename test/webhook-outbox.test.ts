@@ -5,6 +5,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import type { KyselyPlugin } from 'kysely'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Secret } from '../src/secret.ts'
 import { subjectOf } from '../src/subject.ts'
@@ -15,7 +16,7 @@ import { createErasures } from '../workers/erasures.ts'
 import { createProvisionMany } from '../workers/provision-many.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
-import { createDeliveries, LEASE_SECONDS } from '../workers/webhooks/deliveries.ts'
+import { createDeliveries, LEASE_SECONDS, SWEEP_ROWS } from '../workers/webhooks/deliveries.ts'
 import { createOutbox } from '../workers/webhooks/outbox.ts'
 import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
 import type { OpenedEngine } from './harness/engines.ts'
@@ -365,6 +366,53 @@ describe.each(ENGINES.flatMap((engine) => ways.map((way) => ({ ...engine, ...way
         await age(name, "created_at = now() - interval '15 days'")
         await deliveries.sweep()
         expect((await rows())[0]).toMatchObject({ state: 'dead', last_result: 'expired' })
+      })
+
+      test('however many expire together, and are replayed together, no statement has more than its share', async () => {
+        const { name } = endpoint()
+        const count = 2 * SWEEP_ROWS + 1
+        await sql`
+          insert into webhook_deliveries (event_id, endpoint, type, payload, due_at, created_at)
+          select gen_random_uuid(), ${name}, 'user.created', '{}', now(), now() - interval '15 days'
+          from generate_series(1, ${count}::int)
+        `.execute(db())
+        const changed: number[] = []
+        const watch: KyselyPlugin = {
+          transformQuery: ({ node }) => node,
+          async transformResult({ result }) {
+            changed.push(Number(result.numAffectedRows ?? 0))
+            return result
+          },
+        }
+        const deliveries = createDeliveries(db().withPlugin(watch))
+        const states = async () => (await deliveries.counts()).filter((each) => each.endpoint === name)
+        await deliveries.sweep()
+        expect(await states()).toEqual([expect.objectContaining({ state: 'dead', count })])
+        expect(await deliveries.replay({ endpoint: name })).toBe(count)
+        expect(await states()).toEqual([expect.objectContaining({ state: 'pending', count })])
+        await age(name, "state = 'delivered', finished_at = now() - interval '8 days'")
+        await deliveries.sweep()
+        const left = db().selectFrom('webhook_deliveries').select('event_id').where('endpoint', '=', name)
+        expect(await left.execute()).toEqual([])
+        expect(Math.max(...changed)).toBe(SWEEP_ROWS)
+      }, 60_000)
+
+      test('what cannot be made dead does not keep what is old from being taken away', async () => {
+        const [stuck, old] = [await several(1), await several(1)]
+        await age(stuck.name, "created_at = now() - interval '15 days'")
+        await age(old.name, "state = 'delivered', finished_at = now() - interval '8 days'")
+        await sql`
+          alter table webhook_deliveries add constraint stuck
+          check (endpoint <> ${sql.lit(stuck.name)} or state = 'pending')
+        `.execute(db())
+        try {
+          await expect(stuck.deliveries.sweep()).rejects.toMatchObject({ code: '23514' })
+          expect(await old.rows()).toEqual([])
+        } finally {
+          await sql`alter table webhook_deliveries drop constraint stuck`.execute(db())
+        }
+        await stuck.deliveries.sweep()
+        expect((await stuck.rows())[0]).toMatchObject({ state: 'dead', last_result: 'expired' })
       })
 
       test('are counted by endpoint', async () => {

@@ -7,7 +7,7 @@
  * database's.
  */
 import { sql } from 'kysely'
-import type { Kysely } from 'kysely'
+import type { Kysely, RawBuilder } from 'kysely'
 import type { Schema } from '../migrations.ts'
 
 /** Well above the longest attempt (post.ts), and what a lost worker's deliveries wait. */
@@ -19,8 +19,10 @@ const DELIVERED_DAYS = 7
 const DEAD_DAYS = 30
 /** Longer than any schedule: of an endpoint that is disabled, or in no file any more. */
 const PENDING_DAYS_MAX = 14
-/** Rows that one statement takes away, so that it is soon done. */
-const SWEEP_ROWS = 5_000
+/** Rows that one statement changes or takes away: however many there are, it is done before it is timed out. */
+export const SWEEP_ROWS = 5_000
+/** Statements of each kind in one sweep, for which a worker that closes waits. The next sweep goes on. */
+const SWEEP_STATEMENTS_MAX = 200
 
 export interface Delivery {
   readonly eventId: string
@@ -147,39 +149,72 @@ export function createDeliveries(db: Kysely<Schema>) {
       }))
     },
 
-    /** Dead ones are tried again with their ids and all attempts before them: how many. */
+    /**
+     * Dead ones are tried again with their ids and all attempts before them: how many. When it rejects, those that were
+     * put back before stay so, and a second call goes on.
+     */
     async replay(which: { eventIds: readonly string[] } | { endpoint: string | undefined }): Promise<number> {
-      let query = db
-        .updateTable('webhook_deliveries')
-        .set({ state: 'pending', attempts: 0, due_at: sql`now()`, finished_at: null, created_at: sql`now()` })
-        .where('state', '=', 'dead')
-      if ('eventIds' in which) query = query.where('event_id', 'in', [...which.eventIds])
-      else if (which.endpoint !== undefined) query = query.where('endpoint', '=', which.endpoint)
-      const { numUpdatedRows } = await query.executeTakeFirstOrThrow()
-      return Number(numUpdatedRows)
+      let wanted = sql`state = 'dead'`
+      if ('eventIds' in which) wanted = sql`${wanted} and event_id = any(${[...which.eventIds]}::uuid[])`
+      else {
+        // What dies again meanwhile is not replayed twice. As text, for a Date has no microseconds.
+        const { rows } = await sql<{ now: string }>`select now()::text as now`.execute(db)
+        wanted = sql`${wanted} and finished_at <= ${rows[0]?.now}::timestamptz`
+        if (which.endpoint !== undefined) wanted = sql`${wanted} and endpoint = ${which.endpoint}`
+      }
+      // Those that another has locked are waited for: none may be left out.
+      return byPieces(
+        sql`${wanted} order by finished_at limit ${SWEEP_ROWS} for update`,
+        sql`update webhook_deliveries as changed
+          set state = 'pending', attempts = 0, due_at = now(), finished_at = null, created_at = now() from piece`,
+      )
     },
 
-    /** Takes away what is old, a piece at a time; what has waited for too long is dead. Safe beside others. */
+    /**
+     * Takes away what is old, a piece at a time; what has waited for too long is dead. Safe beside others. Where one
+     * of these fails the others are done, and it rejects with that error afterwards.
+     */
     async sweep(): Promise<void> {
-      await sql`
-        update webhook_deliveries set state = 'dead', finished_at = now(), last_result = 'expired'
-        where state = 'pending' and not leased and created_at < now() - ${PENDING_DAYS_MAX} * interval '1 day'
-      `.execute(db)
-      for (const [state, days] of [
-        ['delivered', DELIVERED_DAYS],
-        ['dead', DEAD_DAYS],
-      ] as const) {
-        for (let rows = SWEEP_ROWS; rows === SWEEP_ROWS; ) {
-          const swept = await sql`
-            delete from webhook_deliveries where (event_id, endpoint) in (
-              select event_id, endpoint from webhook_deliveries
-              where state = ${state} and finished_at < now() - ${days} * interval '1 day'
-              limit ${SWEEP_ROWS} for update skip locked
-            )
-          `.execute(db)
-          rows = Number(swept.numAffectedRows ?? 0)
-        }
-      }
+      const remove = sql`delete from webhook_deliveries as changed using piece`
+      const steps = [
+        [
+          sql`state = 'pending' and not leased and ${pieceOlderThan('created_at', PENDING_DAYS_MAX)}`,
+          sql`update webhook_deliveries as changed
+            set state = 'dead', finished_at = now(), last_result = 'expired' from piece`,
+        ],
+        [sql`state = 'delivered' and ${pieceOlderThan('finished_at', DELIVERED_DAYS)}`, remove],
+        [sql`state = 'dead' and ${pieceOlderThan('finished_at', DEAD_DAYS)}`, remove],
+      ] as const
+      const errors: unknown[] = []
+      for (const [which, change] of steps)
+        await byPieces(which, change, SWEEP_STATEMENTS_MAX).catch((error: unknown) => errors.push(error))
+      if (errors.length > 0) throw errors[0]
     },
   }
+
+  /**
+   * Changes rows a piece at a time, each time in a transaction of its own, until there are no more. How many.
+   * @param which a condition that a changed row does not fulfil any more, with its limit of SWEEP_ROWS and its lock
+   */
+  async function byPieces(
+    which: RawBuilder<unknown>,
+    change: RawBuilder<unknown>,
+    statementsMax = Infinity,
+  ): Promise<number> {
+    let count = 0
+    for (let statements = 0; statements < statementsMax; statements += 1) {
+      const changed = await sql`
+        with piece as materialized (select event_id, endpoint from webhook_deliveries where ${which})
+        ${change} where changed.event_id = piece.event_id and changed.endpoint = piece.endpoint
+      `.execute(db)
+      const rows = Number(changed.numAffectedRows ?? 0)
+      count += rows
+      if (rows < SWEEP_ROWS) break
+    }
+    return count
+  }
+}
+
+function pieceOlderThan(column: 'created_at' | 'finished_at', days: number): RawBuilder<unknown> {
+  return sql`${sql.ref(column)} < now() - ${days} * interval '1 day' limit ${SWEEP_ROWS} for update skip locked`
 }
