@@ -13,6 +13,9 @@ import { errorCode } from './reading.ts'
 import type { Reading } from './reading.ts'
 import { Secret } from './secret.ts'
 
+/** What an endpoint may be called. */
+export const ENDPOINT_NAME = /^[a-z0-9][a-z0-9_-]{0,39}$/
+
 /** Everything that is told. An endpoint that names no events gets all but user.login, which there are many of. */
 export const EVENT_TYPES = [
   'user.created',
@@ -123,7 +126,7 @@ function parseEndpoint(entry: unknown, permitted: Permitted): WebhookEndpoint {
   const unknown = Object.keys(fields).filter((name) => !FIELDS.has(name)).length
   if (unknown > 0) throw new EndpointFault(`has a field that is none of ${[...FIELDS].join(', ')}`)
   const { name, include_openid: includeOpenid = false, concurrency = CONCURRENCY_DEFAULT } = fields
-  if (typeof name !== 'string' || !/^[a-z0-9][a-z0-9_-]{0,39}$/.test(name))
+  if (typeof name !== 'string' || !ENDPOINT_NAME.test(name))
     throw new EndpointFault('name must be up to 40 of a-z 0-9 _ -')
   if (typeof includeOpenid !== 'boolean') throw new EndpointFault('include_openid must be true or false')
   if (

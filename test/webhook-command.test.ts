@@ -160,6 +160,7 @@ describe.runIf(inject('postgresUrl'))('the listener of a worker that has WORKER_
       { ids: [] },
       { ids: ['x'] },
       { ids, endpoint: 'orders' },
+      { all: true, endpoint: '\0' },
       { what: 1 },
       [],
     ]
@@ -181,6 +182,8 @@ describe.runIf(inject('postgresUrl'))('the listener of a worker that has WORKER_
       [['DELETE', '/webhooks/dead'], 'method_not_allowed'],
       [['GET', '/webhooks/what'], 'not_found'],
       [['GET', '/webhooks/dead?limit=0'], 'request_invalid'],
+      [['GET', '/webhooks/dead?endpoint=%00'], 'request_invalid'],
+      [['GET', '/webhooks/dead?endpoint='], 'request_invalid'],
     ]
     for (const [asked, code] of refused) {
       const [method, path] = asked

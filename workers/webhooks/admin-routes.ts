@@ -13,6 +13,7 @@ import { GatewayError } from '../../src/errors.ts'
 import type { Log } from '../../src/log.ts'
 import { PROBLEM_TYPE, problemOf } from '../../src/problem.ts'
 import type { Secret } from '../../src/secret.ts'
+import { ENDPOINT_NAME } from '../../src/webhook-endpoints.ts'
 import { describeDatabaseError } from '../database-errors.ts'
 import type { Deliveries } from './deliveries.ts'
 import { summarize } from './summary.ts'
@@ -90,7 +91,9 @@ async function listDead(deliveries: Deliveries, query: URLSearchParams) {
   const limit = query.get('limit') ?? String(LIMIT_DEFAULT)
   if (!/^[1-9]\d{0,2}$/.test(limit) || Number(limit) > LIMIT_MAX)
     throw invalid(`limit must be a number from 1 to ${LIMIT_MAX}.`)
-  const listed = await deliveries.dead(Number(limit), query.get('endpoint') ?? undefined)
+  const endpoint = query.get('endpoint') ?? undefined
+  if (endpoint !== undefined && !isName(endpoint)) throw invalid('endpoint must be a name.')
+  const listed = await deliveries.dead(Number(limit), endpoint)
   return listed.map(({ eventId, endpoint, type, attempts, lastResult, createdAt, finishedAt }) => ({
     id: eventId,
     endpoint,
@@ -120,7 +123,7 @@ function readReplay(body: unknown): Replay {
   const { ids, all, endpoint, ...others } = fields
   if (Object.keys(others).length > 0) throw invalid('There are ids, all and endpoint.')
   if (all === true && ids === undefined) {
-    if (endpoint === undefined || typeof endpoint === 'string') return { endpoint }
+    if (endpoint === undefined || isName(endpoint)) return { endpoint }
     throw invalid('endpoint must be a name.')
   }
   const areIds = Array.isArray(ids) && ids.length > 0 && ids.length <= IDS_MAX && ids.every(isId)
@@ -153,6 +156,11 @@ function invalid(detail: string): GatewayError {
 
 function isId(id: unknown): id is string {
   return typeof id === 'string' && UUID.test(id)
+}
+
+/** The database takes no NUL, and would be said not to answer. */
+function isName(endpoint: unknown): endpoint is string {
+  return typeof endpoint === 'string' && ENDPOINT_NAME.test(endpoint)
 }
 
 function databaseAway(): GatewayError {
