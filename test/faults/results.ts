@@ -82,9 +82,12 @@ export function writeTable(order: readonly string[]): void {
 
 function readResults(): Record<string, KnownRow> {
   if (!existsSync(JSON_FILE)) return {}
-  // What never came took an infinite time, of which JSON makes null.
-  const revive = (key: string, value: unknown) => (key === 'value' && value === null ? Infinity : value)
   return JSON.parse(readFileSync(JSON_FILE, 'utf8'), revive) as Record<string, KnownRow>
+}
+
+/** What never came took an infinite time, of which JSON makes null. */
+function revive(key: string, value: unknown): unknown {
+  return key === 'value' && value === null ? Infinity : value
 }
 
 /** The largest, or the smallest where the bound is from below. */
