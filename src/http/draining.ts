@@ -8,7 +8,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
 
 const SWEEP_MS = 100
@@ -18,6 +18,10 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Resolves when no request is being answered. */
     idle(): Promise<void>
+  }
+  interface FastifyRequest {
+    /** Counted as being answered. */
+    isRunning: boolean
   }
 }
 
@@ -39,12 +43,22 @@ export function addDraining(
       await delay(IDLE_POLL_MS)
     }
   })
-  app.addHook('onRequest', (_request, _reply, done) => {
+  const leave = (request: FastifyRequest) => {
+    if (request.isRunning) running -= 1
+    request.isRunning = false
+  }
+  app.decorateRequest('isRunning', false)
+  app.addHook('onRequest', (request, reply, done) => {
     running += 1
+    request.isRunning = true
+    // What a client who hangs up leaves behind is still waited for; the time limit sees to it that it sends.
+    reply.raw.once('close', () => {
+      if (reply.sent) leave(request)
+    })
     done()
   })
-  app.addHook('onResponse', (_request, _reply, done) => {
-    running -= 1
+  app.addHook('onSend', (request, reply, _payload, done) => {
+    if (reply.raw.closed) leave(request)
     done()
   })
   app.addHook('preClose', async () => {

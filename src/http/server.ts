@@ -16,6 +16,7 @@ import type { Tracing } from '../tracing/tracing.ts'
 import { GatewayError } from '../errors.ts'
 import { addDraining } from './draining.ts'
 import { clientErrorResponse, rawResponse, sendProblem } from './problems.ts'
+import { addRequestEnd } from './request-end.ts'
 import { createRequestSpanHooks } from './request-spans.ts'
 import { createSheddingHooks } from './shedding-hook.ts'
 import { addTimeLimit } from './time-limit.ts'
@@ -156,12 +157,16 @@ export function createServer(
     throw new GatewayError('method_not_allowed')
   })
 
-  if (tracing !== undefined) {
+  const spanHooks = tracing && createRequestSpanHooks(tracing, trustProxy)
+  if (spanHooks !== undefined) {
     app.decorateRequest('span', undefined)
-    const spanHooks = createRequestSpanHooks(tracing, trustProxy)
     app.addHook('onRequest', spanHooks.onRequest)
-    app.addHook('onResponse', spanHooks.onResponse)
   }
+  addRequestEnd(app, (request, reply) => {
+    const tell = () => tellOf(request, reply)
+    if (spanHooks === undefined) tell()
+    else spanHooks.onEnd(request, reply, tell)
+  })
   const sheddingHooks = createSheddingHooks(shedding, handlerMsMax)
   addTimeLimit(app, handlerMsMax)
   addDraining(app, { requestTimeoutMs: REQUEST_TIMEOUT_MS, handlerTimeoutMs: handlerMsMax })
@@ -171,7 +176,9 @@ export function createServer(
     setCommonHeaders(request, reply, health)
     done()
   })
-  app.addHook('onResponse', (request, reply, done) => {
+  return app
+
+  function tellOf(request: FastifyRequest, reply: FastifyReply): void {
     const route = request.routeOptions.url ?? 'none'
     const { method } = request
     const status = reply.statusCode
@@ -192,9 +199,7 @@ export function createServer(
     // A line for each request that is shed would be a load of its own.
     if (QUIET_ROUTES.has(route) || request.outcome === 'overloaded') requestLog.debug(line, 'request')
     else requestLog.info(line, 'request')
-    done()
-  })
-  return app
+  }
 }
 
 export type Server = ReturnType<typeof createServer>

@@ -37,7 +37,7 @@ export function addTimeLimit(
     }, request.routeOptions.config.answerMsMax ?? answerMsMax)
     done()
   })
-  app.addHook('onResponse', (request, _reply, done) => {
+  app.addHook('onSend', (request, _reply, _payload, done) => {
     clearTimeout(request.timeLimit)
     done()
   })

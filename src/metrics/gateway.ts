@@ -139,7 +139,7 @@ export function createGatewayMetrics({ traceId }: GatewayMetricsOptions = {}) {
     spans: spanMetrics(metrics),
     requests: counter(metrics, {
       name: 'http_requests_total',
-      help: 'Requests by route and status.',
+      help: 'Requests by route and status; 499: the client hung up before its answer.',
       labelNames: ['route', 'method', 'status'],
       childrenMax: 130,
       zero: JUDGED_ROUTES.flatMap((route) => [200, 500, 503].map((status) => ({ ...route, status }))),
