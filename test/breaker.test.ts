@@ -85,6 +85,24 @@ describe('a circuit', () => {
     expect(breaker.isPassable()).toBe(false)
   })
 
+  // The host failed for all; the late success of one makes the next failure of another look like its own trouble.
+  test('stays open when the one is of an app that might be failing alone', async () => {
+    const { breaker, states } = start()
+    const { promise, resolve } = Promise.withResolvers<string>()
+    const late = breaker.run(() => promise, 'B')
+    for (let i = 0; i < VOLUME_MIN; i += 1) await fail(breaker, ['A', 'C', 'D', 'E'][i % 4])
+    expect(states).toEqual(['closed', 'open'])
+    vi.advanceTimersByTime(2_000)
+    resolve('well')
+    await late
+    while (!breaker.isPassable()) vi.advanceTimersByTime(50)
+    expect(await fail(breaker, 'A')).toMatchObject({ message: 'ill' })
+    expect(states).toEqual(['closed', 'open', 'half_open', 'open'])
+    vi.advanceTimersByTime(RESET_MS_MAX)
+    await succeed(breaker, 'A')
+    expect(states.at(-1)).toBe('closed')
+  })
+
   // What failed before, and what was turned away while it was open, weighs neither for nor against it.
   test('that has closed begins anew', async () => {
     const { breaker, states } = start()

@@ -108,7 +108,8 @@ function guard(breaker: CircuitBreaker): Breaker {
           loneFailures.succeeded(app)
           return result
         } catch (error) {
-          if (!loneFailures.failed(app)) throw error
+          // Of a circuit that is being tried this is all that is known of the host: that others were well was before it opened.
+          if (!loneFailures.failed(app) || breaker.halfOpen) throw error
           ofAppAlone = { error }
           return undefined
         }
