@@ -14,6 +14,8 @@ import { startSimulator } from './simulator/server.ts'
 const WAIT_MS_MAX = 4_000
 const LATENCY_MS = 300
 
+const defer = (close: () => unknown) => onTestFinished(async () => void (await close()))
+
 /** Sends the head of a request that has no body. */
 function send(url: string | undefined, line: string, headers: readonly string[] = []) {
   const { hostname, port } = new URL(url ?? '')
@@ -55,7 +57,6 @@ test('a login whose client is gone has its line, its count and its span, once, a
 
 test('a request of an administrator who is gone is finished, and does not hold up the end', async () => {
   const { port, hostname } = new URL(inject('redisUrl'))
-  const defer = (close: () => unknown) => onTestFinished(async () => void (await close()))
   const proxy = await startTcpProxy({ defer }, Number(port), hostname)
   const wechat = await startSimulator(SIMULATED)
   onTestFinished(() => wechat.close())

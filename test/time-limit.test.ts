@@ -48,31 +48,31 @@ test('a handler whose Redis is slow, but not too slow for one command, is cut of
   expect(tookMs).toBeLessThan(4 * LATENCY_MS)
 })
 
+async function startSlowGateway() {
+  const proxy = await startProxy()
+  const wechat = await startSimulator(SIMULATED)
+  onTestFinished(() => wechat.close())
+  const env = gatewayEnvironment(wechat, {
+    REDIS_URL: `redis://127.0.0.1:${proxy.port}`,
+    LOGIN_DEADLINE_MS: String(LOGIN_DEADLINE_MS),
+    LOG_LEVEL: 'debug',
+  })
+  const gateway = await startGatewayProcess(env)
+  const metric = async (name: string, labels: Record<string, string>) =>
+    metricIn((await gateway.admin.get('/metrics')).text, name, labels)
+  return { proxy, wechat, env, gateway, metric }
+}
+
+type Gateway = Awaited<ReturnType<typeof startSlowGateway>>['gateway']
+
+/** The one line of a request, and nothing of the second answer. */
+function expectNoTrace({ output }: Pick<Gateway, 'output'>, route: string, secret: string) {
+  expect(output()).not.toContain(secret)
+  expect(output()).not.toContain('FST_ERR')
+  expect(output().split(`"route":"${route}"`)).toHaveLength(2)
+}
+
 describe('an answer that comes after its request was told `overloaded`', () => {
-  async function startSlowGateway() {
-    const proxy = await startProxy()
-    const wechat = await startSimulator(SIMULATED)
-    onTestFinished(() => wechat.close())
-    const env = gatewayEnvironment(wechat, {
-      REDIS_URL: `redis://127.0.0.1:${proxy.port}`,
-      LOGIN_DEADLINE_MS: String(LOGIN_DEADLINE_MS),
-      LOG_LEVEL: 'debug',
-    })
-    const gateway = await startGatewayProcess(env)
-    const metric = async (name: string, labels: Record<string, string>) =>
-      metricIn((await gateway.admin.get('/metrics')).text, name, labels)
-    return { proxy, wechat, env, gateway, metric }
-  }
-
-  type Gateway = Awaited<ReturnType<typeof startSlowGateway>>['gateway']
-
-  /** The one line of a request, and nothing of the second answer. */
-  function expectNoTrace({ output }: Pick<Gateway, 'output'>, route: string, secret: string) {
-    expect(output()).not.toContain(secret)
-    expect(output()).not.toContain('FST_ERR')
-    expect(output().split(`"route":"${route}"`)).toHaveLength(2)
-  }
-
   test('leaves the code of a login out of the log', async () => {
     const { proxy, wechat, gateway, metric } = await startSlowGateway()
     const hold = wechat.addFault({ kind: 'hold' })
