@@ -60,7 +60,10 @@ test('a request of an administrator who is gone is finished, and does not hold u
   const proxy = await startTcpProxy({ defer }, Number(port), hostname)
   const wechat = await startSimulator(SIMULATED)
   onTestFinished(() => wechat.close())
-  const env = gatewayEnvironment(wechat, { REDIS_URL: `redis://127.0.0.1:${proxy.port}` })
+  const env = gatewayEnvironment(wechat, {
+    REDIS_URL: `redis://127.0.0.1:${proxy.port}`,
+    LOGIN_DEADLINE_MS: '4500', // and a second more, if it were waited for
+  })
   const gateway = await startGatewayProcess(env)
   proxy.set({ latencyMs: LATENCY_MS })
   const authorization = `authorization: Bearer ${env['ADMIN_TOKEN'] ?? ''}`
