@@ -9,6 +9,7 @@ import { startRedis } from '../deploy/local/redis-server.ts'
 import { createClient } from './harness/client.ts'
 import { gatewayEnvironment, SIMULATED } from './harness/environment.ts'
 import type { TestEnvironment } from './harness/environment.ts'
+import { metricIn } from './harness/gateway.ts'
 import { launchGateway, startGatewayProcess } from './harness/processes.ts'
 import { startTcpServer } from './harness/tcp-server.ts'
 import { until } from './harness/until.ts'
@@ -90,6 +91,15 @@ describe('a gateway that is told to go', () => {
     await until('somebody to wait for the other gateway', async () =>
       /code_claims_total\{outcome="wait"\} [1-9]/.test((await other.admin.get('/metrics')).text),
     )
+    // On a busy machine some would still be on their way to a port that closes.
+    await until('all to have arrived', async () => {
+      const inFlight = await Promise.all(
+        [gateway, other].map(async ({ admin }) =>
+          metricIn((await admin.get('/metrics')).text, 'http_requests_in_flight'),
+        ),
+      )
+      return (inFlight[0] ?? 0) >= logins.length && (inFlight[1] ?? 0) >= elsewhere.length
+    })
     gateway.child.kill('SIGTERM')
     other.child.kill('SIGTERM')
     await until(

@@ -5,6 +5,7 @@ import type { Recording } from './recording.ts'
 import type { Wrongs } from './traffic.ts'
 
 const RSS_SLOPE_MB_PER_HOUR_MAX = 2
+const LIVE_SLOPE_MB_PER_HOUR_MAX = 1
 /** Of the lowest of each minute: what a request holds for a moment is gone by then, what leaks is not. */
 const DESCRIPTORS_GROWTH_MAX = 5
 const TIMERS_GROWTH_MAX = 5
@@ -34,6 +35,16 @@ export function judge(
       `slope of RSS, ${rest}`,
       slope * 60,
       isGateway ? bound({ unit, max: RSS_SLOPE_MB_PER_HOUR_MAX }, { unit }) : { unit },
+    )
+    bench.say(`    ± ${(slopeError * 60).toFixed(2)} MB/h; mean ${meanOf(name).toFixed(1)} MB`)
+  }
+  for (const { name, rest } of recording.named('live MB, ')) {
+    const max = { unit: 'MB/h', max: LIVE_SLOPE_MB_PER_HOUR_MAX }
+    const { slope, slopeError } = recording.fit(name)
+    bench.figure(
+      `slope of what is alive after a collection, ${rest}`,
+      slope * 60,
+      bound(max, { unit: 'MB/h' }),
     )
     bench.say(`    ± ${(slopeError * 60).toFixed(2)} MB/h; mean ${meanOf(name).toFixed(1)} MB`)
   }

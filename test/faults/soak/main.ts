@@ -62,6 +62,8 @@ const ENVIRONMENT = {
   // Short lives, so that what ends by not being used comes and goes many times in the hour.
   SESSION_TTL_SECONDS: '300',
   PROVISION_REFRESH_SECONDS: '120',
+  MALLOC_ARENA_MAX: '2', // as the image has it
+  SOAK_FOLDER: mkdtempSync(join(tmpdir(), 'soak-live-')),
   NODE_OPTIONS: `--import ${new URL('collect.ts', import.meta.url).href}`,
 }
 
@@ -84,7 +86,7 @@ process.exit(result.ok ? 0 : 1)
 async function soak(bench: Bench): Promise<void> {
   const stand = await startStand(bench, { gateways: 3, workers: 2, env: ENVIRONMENT })
   for (const fault of WECHAT_FAULTS) await stand.wechat.fault(fault)
-  const takeSample = createSampler(bench, stand)
+  const takeSample = createSampler(bench, stand, { liveFolder: ENVIRONMENT.SOAK_FOLDER })
   const traffic = startTraffic(bench, stand, {
     loginsPerSecond: positive('logins'),
     validationsPerSecond: positive('validations'),

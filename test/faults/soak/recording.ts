@@ -32,6 +32,7 @@ export function createRecording({ warmUpMinutes }: { warmUpMinutes: number }) {
       for (const [name, sample] of Object.entries(processes)) {
         put(`rss MB, ${name}`, sample.rssBytes / MEGABYTE)
         put(`heap MB, ${name}`, sample.heapBytes / MEGABYTE)
+        if (sample.liveBytes !== undefined) put(`live MB, ${name}`, sample.liveBytes / MEGABYTE)
         put(`descriptors, ${name}`, sample.descriptors)
         put(`timers, ${name}`, sample.timers)
         put(`handles, ${name}`, sample.handles)

@@ -1,4 +1,6 @@
 /** What is looked at every few seconds, from outside: the processes by /proc and /metrics, Redis by its own words. */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { sumOf } from '../metrics-text.ts'
 import type { Program } from '../program.ts'
@@ -8,6 +10,8 @@ import type { Stand } from '../stand.ts'
 export interface ProcessSample {
   rssBytes: number
   heapBytes: number
+  /** Heap and buffers after the last collection of everything; undefined where none is made (collect.ts). */
+  liveBytes: number | undefined
   descriptors: number
   timers: number
   /** Sockets, pipes and the like that Node holds. */
@@ -30,21 +34,29 @@ export interface Sample {
 
 const SCAN_COUNT = 1_000
 
-/** Takes samples of a stand. Its connection to Redis is closed with the row. */
-export function createSampler(bench: Bench, stand: Stand): () => Promise<Sample> {
+/** Takes samples of a stand. @param liveFolder where collect.ts writes. Its connection to Redis is closed with the row. */
+export function createSampler(
+  bench: Bench,
+  stand: Stand,
+  { liveFolder }: { liveFolder: string },
+): () => Promise<Sample> {
   const redis = new Redis(stand.redis.env['REDIS_URL'] ?? '', { connectionName: 'soak' })
   redis.on('error', (error: Error) => bench.say(`  the sampler's Redis: ${error.message}`))
   bench.defer(() => redis.disconnect())
   const programs = [...stand.gateways, ...stand.workers]
 
   return async () => {
-    const [store, ...processes] = await Promise.all([sampleStore(redis), ...programs.map(sampleProcess)])
+    const [store, ...processes] = await Promise.all([
+      sampleStore(redis),
+      ...programs.map((program) => sampleProcess(program, liveFolder)),
+    ])
     return { processes: Object.fromEntries(processes), store }
   }
 }
 
 async function sampleProcess(
   program: Program & { metrics(): Promise<string> },
+  liveFolder: string,
 ): Promise<[string, ProcessSample]> {
   const text = await program.metrics()
   return [
@@ -52,12 +64,17 @@ async function sampleProcess(
     {
       rssBytes: program.rssBytes(),
       heapBytes: sumOf(text, 'nodejs_heap_size_used_bytes'),
+      liveBytes: readNumber(join(liveFolder, `${program.pid}`)),
       descriptors: program.descriptors(),
       timers: sumOf(text, 'nodejs_active_resources', { type: 'Timeout' }),
       handles: sumOf(text, 'nodejs_active_handles_total'),
       cpuSeconds: sumOf(text, 'process_cpu_seconds_total'),
     },
   ]
+}
+
+function readNumber(path: string): number | undefined {
+  return existsSync(path) ? Number(readFileSync(path, 'utf8')) : undefined
 }
 
 async function sampleStore(redis: Redis): Promise<StoreSample> {
