@@ -53,7 +53,7 @@ async function books({ pids, probe, redisUrl }: Contender) {
   }
 }
 
-/** Commands sent and round trips made for one request, by sending one at a time. What goes on in the background is among it. */
+/** Commands sent and round trips made for one request, by sending one at a time to each target. What goes on in the background is among it. */
 export async function countRedis(
   load: Load,
   redisUrl: string,
@@ -61,7 +61,8 @@ export async function countRedis(
 ): Promise<{ redisCommands: number; redisInScripts: number; redisTrips: number }> {
   const monitor = await startMonitor(redisUrl)
   const before = await redisBooks(redisUrl)
-  const { requests } = await load.run({ ...batch, connections: 1 })
+  // Each target needs a connection of its own.
+  const { requests } = await load.run({ ...batch, connections: batch.targets.length })
   const after = await redisBooks(redisUrl)
   const { sent, inScripts } = monitor.stop()
   // The second asking for the books is itself a read, with two commands.
