@@ -164,7 +164,6 @@ const LOGINS_EACH = 4
 
 /** Returning logins by turns: of gateways that differ in one thing. */
 async function growth(stage: Stage, turns: Turns): Promise<Record<string, Figures>> {
-  const users = Math.ceil(requestsOf(turns) / LOGINS_EACH)
   const { apps } = stage.wechat
   const appsFile = scratchFile('apps.json')
   writeFileSync(appsFile, JSON.stringify(apps))
@@ -183,7 +182,7 @@ async function growth(stage: Stage, turns: Turns): Promise<Record<string, Figure
     const [contender] = contenders
     if (contender === undefined) throw new Error('there is one gateway at least')
     const known = await knownUsers(stage, contender, {
-      users,
+      users: Math.ceil(requestsOf(turns, gateways) / LOGINS_EACH),
       loginsEach: LOGINS_EACH,
       ...(appids && { appids }),
     })
@@ -192,6 +191,7 @@ async function growth(stage: Stage, turns: Turns): Promise<Record<string, Figure
     return {
       label,
       bytesPerUser,
+      processes: gateways,
       contender: { ...contender, pids: () => contenders.flatMap((one) => one.pids()), probe: undefined },
       take: (count) => ({ ...known.asking, targets, values: known.codes.splice(0, count) }),
     }

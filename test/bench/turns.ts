@@ -11,6 +11,8 @@ export interface Player {
   label: string
   contender: Contender
   take: Take
+  /** How many processes it is, each of which is to be as warm and as busy as one alone. Default 1. */
+  processes?: number
 }
 
 export interface Turns {
@@ -35,8 +37,8 @@ const PACED_SECONDS = 4
 const COUNTED = 300
 
 /** How many requests each player is asked for in all. */
-export function requestsOf({ warmUp, rounds, window, ratePerSecond = 0 }: Turns): number {
-  return warmUp + rounds * window + ratePerSecond * PACED_SECONDS + COUNTED
+export function requestsOf({ warmUp, rounds, window, ratePerSecond = 0 }: Turns, processes = 1): number {
+  return processes * (warmUp + rounds * window) + ratePerSecond * PACED_SECONDS + COUNTED
 }
 
 export async function takeTurns(
@@ -44,25 +46,37 @@ export async function takeTurns(
   players: readonly Player[],
   { warmUp, rounds, window, ratePerSecond }: Turns,
 ): Promise<Record<string, Figures>> {
-  const closed = { connections: CONNECTIONS, timeoutMs: TIMEOUT_MS }
-  for (const { take } of players) await load.run({ ...(await take(warmUp)), ...closed })
+  const closed = ({ processes = 1 }: Player) => ({
+    connections: processes * CONNECTIONS,
+    timeoutMs: TIMEOUT_MS,
+  })
+  for (const player of players) {
+    const { take, processes = 1 } = player
+    await load.run({ ...(await take(processes * warmUp)), ...closed(player) })
+  }
   const samples = new Map<Player, Sample[]>(players.map((player) => [player, []]))
   for (let round = 0; round < rounds; round += 1) {
-    for (const [{ contender, take }, taken] of samples) {
-      taken.push(await measure(load, contender, { ...(await take(window)), ...closed }))
+    for (const [player, taken] of samples) {
+      const { contender, take, processes = 1 } = player
+      const batch = { ...(await take(processes * window)), ...closed(player) }
+      taken.push(await measure(load, contender, batch))
     }
   }
   const found: Record<string, Figures> = {}
-  for (const [{ label, contender, take }, taken] of samples) {
+  for (const [player, taken] of samples) {
+    const { label, contender, take } = player
     const figures = spreads(taken)
     if (ratePerSecond !== undefined) {
-      const paced = { ...(await take(ratePerSecond * PACED_SECONDS)), ...closed, ratePerSecond }
+      const paced = { ...(await take(ratePerSecond * PACED_SECONDS)), ...closed(player), ratePerSecond }
       const { latencyMs, cpuUs } = await measure(load, contender, paced)
       for (const [name, ms] of Object.entries(latencyMs)) figures[`${name}Ms`] = once(ms)
       figures['pacedCpuUs'] = once(cpuUs)
     }
     if (contender.redisUrl !== undefined) {
-      const counts = await countRedis(load, contender.redisUrl, { ...(await take(COUNTED)), ...closed })
+      const counts = await countRedis(load, contender.redisUrl, {
+        ...(await take(COUNTED)),
+        ...closed(player),
+      })
       for (const [name, count] of Object.entries(counts)) figures[name] = once(count)
     }
     found[label] = figures
