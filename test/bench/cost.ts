@@ -36,24 +36,28 @@ export interface RedisBooks {
   usedBytes: number
   /** What was done of each command, also by scripts. */
   calls: ReadonlyMap<string, number>
+  /** The time it was in each command, µs; that of a script has in it that of the commands it makes. */
+  inCommandsUs: ReadonlyMap<string, number>
 }
 
 export async function redisBooks(url: string): Promise<RedisBooks> {
   const [, text = ''] = await askRedis(url, [['PING'], ['INFO', 'everything']], REDIS_TIMEOUT_MS)
   const info = parseInfo(text)
   const number = (name: string) => Number(info.get(name))
-  const calls = [...info].flatMap(([name, value]): [string, number][] =>
-    name.startsWith('cmdstat_')
-      ? [[name.slice('cmdstat_'.length), Number(/calls=(\d+)/.exec(value)?.[1])]]
-      : [],
-  )
+  const ofCommands = (field: string) =>
+    [...info].flatMap(([name, value]): [string, number][] =>
+      name.startsWith('cmdstat_')
+        ? [[name.slice('cmdstat_'.length), Number(new RegExp(`${field}=(\\d+)`).exec(value)?.[1])]]
+        : [],
+    )
   return {
     cpuUs: US_PER_S * (number('used_cpu_sys') + number('used_cpu_user')),
     reads: number('total_reads_processed'),
     bytesIn: number('total_net_input_bytes'),
     bytesOut: number('total_net_output_bytes'),
     usedBytes: number('used_memory'),
-    calls: new Map(calls),
+    calls: new Map(ofCommands('calls')),
+    inCommandsUs: new Map(ofCommands('usec')),
   }
 }
 

@@ -11,7 +11,8 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { startContender } from './contenders.ts'
 import type { ContenderName } from './contenders.ts'
-import { askProbe, cpuUs } from './cost.ts'
+import { askProbe, cpuUs, redisBooks } from './cost.ts'
+import type { RedisBooks } from './cost.ts'
 import { flameGraph } from './flame-graph.ts'
 import { pin } from './processes.ts'
 import { SCENES } from './scenes.ts'
@@ -50,13 +51,30 @@ await onStage(async (stage) => {
   await load.run({ ...(await take(warmUp)), ...run })
   const requests = await take(count)
   await askProbe(contender.probe, `start-${kind}`)
+  const { redisUrl } = contender
+  const booksBefore = redisUrl === undefined ? undefined : await redisBooks(redisUrl)
   const before = cpuUs(contender.pids())
   await load.run({ ...requests, ...run })
   const spentUs = cpuUs(contender.pids()) - before
   await askProbe(contender.probe, `stop-${kind} ${file}.cpuprofile`)
   report(spentUs)
+  if (redisUrl !== undefined && booksBefore !== undefined)
+    reportRedis(booksBefore, await redisBooks(redisUrl))
 })
 process.exit(0)
+
+/** What Redis does with its time: commands, and what is left for sockets and the protocol. */
+function reportRedis(before: RedisBooks, after: RedisBooks): void {
+  const each = (us: number) => (us / count).toFixed(1)
+  const spent = [...after.inCommandsUs]
+    .map(([command, us]) => ({ command, us: us - (before.inCommandsUs.get(command) ?? 0) }))
+    .filter(({ us }) => us / count >= 0.1)
+    .toSorted((a, b) => b.us - a.us)
+  console.log(
+    `\nRedis: ${each(after.cpuUs - before.cpuUs)} µs of CPU a request. In commands, those in scripts also by themselves:`,
+  )
+  for (const { command, us } of spent) console.log(`${each(us).padStart(8)}  ${command}`)
+}
 
 function report(spentUs: number): void {
   const root = values.allocations ? readAllocations(`${file}.cpuprofile`) : readProfile(`${file}.cpuprofile`)
