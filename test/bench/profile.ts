@@ -63,17 +63,20 @@ await onStage(async (stage) => {
 })
 process.exit(0)
 
+function eachUs(us: number): string {
+  return (us / count).toFixed(1)
+}
+
 /** What Redis does with its time: commands, and what is left for sockets and the protocol. */
 function reportRedis(before: RedisBooks, after: RedisBooks): void {
-  const each = (us: number) => (us / count).toFixed(1)
   const spent = [...after.inCommandsUs]
     .map(([command, us]) => ({ command, us: us - (before.inCommandsUs.get(command) ?? 0) }))
     .filter(({ us }) => us / count >= 0.1)
     .toSorted((a, b) => b.us - a.us)
   console.log(
-    `\nRedis: ${each(after.cpuUs - before.cpuUs)} µs of CPU a request. In commands, those in scripts also by themselves:`,
+    `\nRedis: ${eachUs(after.cpuUs - before.cpuUs)} µs of CPU a request. In commands, those in scripts also by themselves:`,
   )
-  for (const { command, us } of spent) console.log(`${each(us).padStart(8)}  ${command}`)
+  for (const { command, us } of spent) console.log(`${eachUs(us).padStart(8)}  ${command}`)
 }
 
 function report(spentUs: number): void {
