@@ -40,6 +40,11 @@ const RECIPES = {
     ...GATEWAY,
     env: { SESSION_CACHE_SECONDS: '1' },
   },
+  'gateway-512mb': {
+    is: 'this gateway with the heap that Node takes in a container of 512 MB',
+    ...GATEWAY,
+    env: { NODE_OPTIONS: '--max-old-space-size=256 --max-semi-space-size=4', MALLOC_ARENA_MAX: '2' },
+  },
   'gateway-traced-1': { is: 'this gateway, 1 % of its requests traced', ...GATEWAY, traced: '0.01' },
   'gateway-traced': { is: 'this gateway, all requests traced', ...GATEWAY, traced: '1' },
   bare: { is: 'bare Fastify', start: 'test/bench/contenders/bare.ts', loginContains: '"length":32' },

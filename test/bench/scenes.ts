@@ -40,7 +40,7 @@ const TOKEN_LENGTH = 58
 export const SCENES = {
   returning: {
     question: 'What does the login of a user cost who has logged in before?',
-    contenders: ['bare', 'upstream-only', 'gateway', 'day', 'php', 'easywechat'],
+    contenders: ['bare', 'upstream-only', 'gateway', 'gateway-512mb', 'day', 'php', 'easywechat'],
     quick: ['upstream-only', 'gateway', 'day'],
     rate: 500,
     async prepare(contender, { total, ...tools }) {

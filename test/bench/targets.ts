@@ -86,6 +86,11 @@ const TARGETS: readonly Target[] = [
   { what: 'breaker open at 5,000 requests/s, p99 ms', of: figure('wechat-down/gateway/p99Ms'), max: 20 },
   { what: 'RSS of the gateway under load, MB', of: figure('returning/gateway/rssMb'), max: 180 },
   {
+    what: 'the same, with the heap of a container of 512 MB',
+    of: figure('returning/gateway-512mb/rssMb'),
+    max: 180,
+  },
+  {
     what: 'a million users / a thousand, CPU of gateway and Redis',
     of: ratio('growth/1,000,000 users/sumUs', 'growth/1,000 users/sumUs'),
     max: 1.1,
