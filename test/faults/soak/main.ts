@@ -62,9 +62,10 @@ const ENVIRONMENT = {
   // Short lives, so that what ends by not being used comes and goes many times in the hour.
   SESSION_TTL_SECONDS: '300',
   PROVISION_REFRESH_SECONDS: '120',
-  MALLOC_ARENA_MAX: '2', // as the image has it
+  // As the image has it, and as Node sizes its heap in a container of 512 MB, which is what docker-compose.yml gives it.
+  MALLOC_ARENA_MAX: '2',
   SOAK_FOLDER: mkdtempSync(join(tmpdir(), 'soak-live-')),
-  NODE_OPTIONS: `--import ${new URL('collect.ts', import.meta.url).href}`,
+  NODE_OPTIONS: `--max-old-space-size=256 --max-semi-space-size=4 --import ${new URL('collect.ts', import.meta.url).href}`,
 }
 
 await takePrecedence()
