@@ -1,6 +1,10 @@
 /** What is held about one user, for whoever asks by law: all of it, of nobody else, and no secret. */
+import { Queue } from 'bullmq'
 import { expect, inject, test, vi } from 'vitest'
+import { JOB_OPTIONS, PROVISION_JOB, PROVISION_QUEUE } from '../src/provisioning.ts'
+import { subjectOf } from '../src/subject.ts'
 import { runCommand } from './harness/command.ts'
+import { collectHeldData } from '../workers/users-command/held-data.ts'
 import { APPID, workerEnvironment } from './harness/environment.ts'
 import { startHarness } from './harness/gateway.ts'
 import { startWorkerProcess } from './harness/processes.ts'
@@ -69,6 +73,33 @@ test('sessions, user, identities and jobs are told, and neither secrets nor othe
   expect([checks.length, sealed.length]).toEqual([2, 8])
   for (const secret of [...checks, ...sealed]) expect(stdout).not.toContain(secret)
   expect(stdout).not.toContain(other.openid)
+})
+
+test('a job far back in a long queue is found, though those before it go while the queue is read', async () => {
+  const { redis, keys } = await startHarness()
+  const queue = new Queue<unknown>(PROVISION_QUEUE, {
+    connection: redis,
+    prefix: keys.queue(PROVISION_QUEUE),
+  })
+  const jobs = Array.from({ length: 1_200 }, (_, at) => {
+    const openid = `o-${at}`
+    const data = { v: 1, sub: subjectOf(APPID, openid), appid: APPID, openid, seenAtMs: 1 }
+    return { name: PROVISION_JOB, data, opts: { ...JOB_OPTIONS, jobId: `job-${at}` } }
+  })
+  await queue.addBulk(jobs.toReversed()) // the latest is read first
+  const read = redis.hgetall.bind(redis)
+  let isFirst = true
+  redis.hgetall = async (key: string) => {
+    if (isFirst) {
+      isFirst = false
+      await Promise.all(jobs.slice(0, 300).map(({ opts }) => queue.remove(opts.jobId)))
+    }
+    return read(key)
+  }
+  const held = await collectHeldData({ redis, keys, db: undefined }, { appid: APPID, openid: 'o-520' })
+  expect(isFirst).toBe(false)
+  expect(held.redis.jobs).toMatchObject([{ state: 'waiting', data: { openid: 'o-520' } }])
+  await queue.close()
 })
 
 test('of a user who was never here nothing is held', async () => {

@@ -11,7 +11,7 @@ import type { RedisClient } from '../src/redis/connections.ts'
 import { createPatientWorker } from './patient-worker.ts'
 import type { PatientWorker, PatientWorkerDeps } from './patient-worker.ts'
 import type { IncomingJob } from './provision-user.ts'
-import { openQueueView } from './queue-view.ts'
+import { openQueueView, readJobIds } from './queue-view.ts'
 
 const STALLED_TIMES_MAX = 1_000
 /** More than there are connections to the database. */
@@ -48,10 +48,6 @@ export function createEraseWorker(
   )
 }
 
-/** Jobs read at once. */
-const PAGE = 500
-/** In one state, for others that remove jobs meanwhile. Far more than they can, and then the erasure is tried again. */
-const STEPS_BACK_MAX = 1_000
 /**
  * From where a job may come before where it may go: one that moves on meanwhile is met later. A worker takes jobs
  * from the end of a list and new ones come to its beginning, so a list is read from its beginning.
@@ -89,7 +85,7 @@ export function createJobRemoval({ redis, isLoggedIn }: JobRemovalDeps, prefix: 
     const whose = createMatch(wanted)
     for (const state of STATES) {
       const hasEnded = ENDED_STATES.includes(state)
-      await readState(state, async (id) => {
+      await readJobIds(queue, state, async (id) => {
         const job = await queue.getJob(id)
         return job !== undefined && remove(job, whose(job), hasEnded)
       })
@@ -97,32 +93,6 @@ export function createJobRemoval({ redis, isLoggedIn }: JobRemovalDeps, prefix: 
     for (const job of await queue.getJobs(['active'])) {
       const theirs = whose(job)
       if (theirs !== undefined) theirs.found.running += 1
-    }
-  }
-
-  /**
-   * Tells `take` of all jobs of a state; it says whether it took the job out. Jobs are counted by their ids, for one may
-   * be gone before it is read. What comes behind one that somebody else removes moves up, past the end of the page
-   * before. So a page begins with the last job of that one; where it does not, it begins earlier.
-   */
-  async function readState(
-    state: (typeof STATES)[number],
-    take: (id: string) => Promise<boolean>,
-  ): Promise<void> {
-    let seen: ReadonlySet<string> = new Set()
-    for (let from = 0, stepsBack = 0; ; ) {
-      const ids = await queue.getRanges([state], from, from + PAGE - 1)
-      if (from > 0 && !ids.some((id) => seen.has(id))) {
-        stepsBack += 1
-        if (stepsBack > STEPS_BACK_MAX) throw new Error('the queue changes faster than it is read')
-        from = Math.max(0, from - PAGE)
-        continue
-      }
-      const isTaken = await Promise.all(ids.map(take))
-      if (ids.length < PAGE) return
-      const left = ids.filter((_id, at) => !isTaken[at])
-      if (left.length > 0) seen = new Set(left)
-      from = Math.max(0, from + left.length - 1)
     }
   }
 

@@ -23,19 +23,20 @@ const EXIT_SIGNAL = 130
 // What was started ends with this process (program.ts).
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(EXIT_SIGNAL))
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    list: { type: 'boolean' },
-    short: { type: 'boolean' },
-    all: { type: 'boolean' },
-    times: { type: 'string', default: '1' },
-    parallel: { type: 'string', default: '1' },
-    record: { type: 'boolean' },
-    mutations: { type: 'boolean' },
-  },
-})
+const USAGE = `npm run faults -- ROW…        those rows, by name
+              -- --short     the selection of the gate
+              -- --all       all
+              -- --list      what they are
+              -- --mutations [ROW…]   rows fail when what they test is taken out
+  --times N     runs of each        --parallel N  at a time; rows with bounds of milliseconds want to be alone
+  --record      keep the figures in results.json and RESULTS.md`
 
+const { values, positionals } = parseArguments()
+
+if (values.help) {
+  console.log(USAGE)
+  process.exit(0)
+}
 if (values.mutations) {
   process.exit((await runMutations(positionals)) === 0 ? 0 : 1)
 } else if (values.list) {
@@ -53,6 +54,27 @@ if (values.mutations) {
       : `\nFailed: ${failed.join(', ')} (of ${rows.length}).`,
   )
   process.exit(failed.length === 0 ? 0 : 1)
+}
+
+function parseArguments() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        help: { type: 'boolean', short: 'h' },
+        list: { type: 'boolean' },
+        short: { type: 'boolean' },
+        all: { type: 'boolean' },
+        times: { type: 'string', default: '1' },
+        parallel: { type: 'string', default: '1' },
+        record: { type: 'boolean' },
+        mutations: { type: 'boolean' },
+      },
+    })
+  } catch (error) {
+    console.error(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`)
+    return process.exit(EXIT_USAGE)
+  }
 }
 
 function whole(name: 'times' | 'parallel'): number {

@@ -16,7 +16,7 @@ import { parseSession } from '../../src/session-value.ts'
 import { subjectOf } from '../../src/subject.ts'
 import { readMarks } from '../../src/user-marks.ts'
 import type { Schema } from '../migrations.ts'
-import { openQueueView } from '../queue-view.ts'
+import { openQueueView, readJobIds } from '../queue-view.ts'
 
 interface Asked {
   readonly appid: string
@@ -87,25 +87,23 @@ async function readBlock(redis: RedisClient, key: string) {
   return { since: timeOf(since), reason, until }
 }
 
-/** Jobs read at once. */
-const PAGE = 500
 /** From where a job may come before where it may go. */
-const STATES = ['delayed', 'waiting', 'active', 'failed'] as const
+const STATES = ['delayed', 'prioritized', 'waiting', 'active', 'failed', 'completed'] as const
 
 async function readJobs(redis: RedisClient, keys: Keys, queueName: string, sub: string) {
   const queue = openQueueView(redis, keys.queue(queueName), queueName)
   const found = new Map<string, object>()
   for (const state of STATES) {
-    for (let from = 0; ; from += PAGE) {
-      const jobs = await stored(queue.getJobs([state], from, from + PAGE - 1))
-      for (const job of jobs) {
-        const data = (readableJob(job?.data) ?? {}) as { sub?: string }
-        if (data.sub !== sub) continue
+    const reading = readJobIds(queue, state, async (id) => {
+      const job = await queue.getJob(id)
+      const data = (readableJob(job?.data) ?? {}) as { sub?: string }
+      if (job !== undefined && data.sub === sub) {
         const queued_at = new Date(job.timestamp).toISOString()
-        found.set(job.id ?? '', { queue: queueName, id: job.id, state, queued_at, data })
+        found.set(id, { queue: queueName, id, state, queued_at, data })
       }
-      if (jobs.length < PAGE) break
-    }
+      return false
+    })
+    await stored(reading)
   }
   await queue.close()
   return [...found.values()]
