@@ -85,6 +85,7 @@ async function runErrors(bench: Bench): Promise<void> {
 
   for (const { name, text, cause } of errorsOf(postgres, admin)) {
     const counted = () => postgres.log().split(text).length - 1 + timesWritten(stand.workers, text)
+    await until('a job to be run again', async () => (await jobsIn(stand, 'active')) > 0, 60_000)
     const before = counted()
     await cause()
     bench.figure(name, counted() - before, { min: 1 })
