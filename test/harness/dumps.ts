@@ -25,6 +25,7 @@ async function readValue(redis: Redis, key: string): Promise<string> {
     set: () => redis.smembersBuffer(key),
     zset: () => redis.zrangeBuffer(key, '0', '-1'),
     stream: () => redis.xrangeBuffer(key, '-', '+'),
+    none: async () => '', // ended since it was found
   }
   const type = await redis.type(key)
   const value = await read[type]?.()
