@@ -31,7 +31,7 @@ const sample = (minute: number, descriptors: number): Sample => ({
     'gateway 1': {
       rssBytes: 100_000_000 + 1_000_000 * minute,
       heapBytes: 0,
-      liveBytes: undefined,
+      collected: undefined,
       descriptors,
       timers: 0,
       handles: 0,

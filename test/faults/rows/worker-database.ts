@@ -189,11 +189,11 @@ function errorsOf(postgres: PostgresServer, admin: Database): readonly DatabaseE
       },
     },
     {
-      name: 'jobs that were given no answer while it stood still for 10 s',
+      name: 'jobs that were given no answer while it stood still for 15 s',
       text: '"reason":"database: connection lost"',
       async cause() {
         postgres.stop()
-        await pause(2 * SPELL_MS)
+        await pause(3 * SPELL_MS) // no answer within 7 s, then no connection within 2 s
         postgres.resume()
         await pause(2_000)
       },

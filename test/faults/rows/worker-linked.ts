@@ -55,9 +55,9 @@ const nonceOf = (code: string) => code.slice(0, 32)
 
 /** Until it has succeeded, as the README's client does. */
 async function logIn(stand: Stand, target: string, whose: Login): Promise<void> {
-  const { appid, openid } = whose
+  const { appid, openid, unionid } = whose
   for (let tries = 1, retry: string | undefined = 'new_code', code = ''; tries <= TRIES_MAX; tries += 1) {
-    if (retry === 'new_code') code = await issueCode(stand, whose)
+    if (retry === 'new_code') code = await issueCode(stand, { appid, openid, unionid })
     const answer = await stand.client.login({ target, appid, openid, code, nonce: nonceOf(code) })
     if (answer.status === 200) return
     retry = answer.retry

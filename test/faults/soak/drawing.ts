@@ -21,6 +21,8 @@ export function drawSoak(recording: Recording, { title, notes }: { title: string
   const panels: Panel[] = [
     { title: 'Resident memory', unit: 'MB', series: lines('rss MB, ', 'all') },
     { title: 'Alive after a collection', unit: 'MB', series: lines('live MB, ', 'all') },
+    { title: "Memory of V8's heap", unit: 'MB', series: lines('V8 MB, ', 'all') },
+    { title: "Memory beside V8's heap", unit: 'MB', series: lines('beside V8 MB, ', 'all') },
     { title: 'JavaScript heap in use', unit: 'MB', series: lines('heap MB, ') },
     { title: 'Open file descriptors', unit: 'count', series: lines('descriptors, ', 'floor') },
     { title: 'Active timers', unit: 'count', series: lines('timers, ', 'floor') },

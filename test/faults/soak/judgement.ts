@@ -38,6 +38,11 @@ export function judge(
     )
     bench.say(`    ± ${(slopeError * 60).toFixed(2)} MB/h; mean ${meanOf(name).toFixed(1)} MB`)
   }
+  // Which of the two it is, should RSS grow: V8's heap, or what is beside it (libraries, buffers, malloc).
+  for (const part of ['V8', 'beside V8']) {
+    for (const { name, rest } of recording.named(`${part} MB, `))
+      bench.figure(`slope of memory, ${part}, ${rest}`, recording.fit(name).slope * 60, { unit: 'MB/h' })
+  }
   for (const { name, rest } of recording.named('live MB, ')) {
     const max = { unit: 'MB/h', max: LIVE_SLOPE_MB_PER_HOUR_MAX }
     const { slope, slopeError } = recording.fit(name)

@@ -32,7 +32,11 @@ export function createRecording({ warmUpMinutes }: { warmUpMinutes: number }) {
       for (const [name, sample] of Object.entries(processes)) {
         put(`rss MB, ${name}`, sample.rssBytes / MEGABYTE)
         put(`heap MB, ${name}`, sample.heapBytes / MEGABYTE)
-        if (sample.liveBytes !== undefined) put(`live MB, ${name}`, sample.liveBytes / MEGABYTE)
+        if (sample.collected !== undefined) {
+          put(`live MB, ${name}`, sample.collected.liveBytes / MEGABYTE)
+          put(`V8 MB, ${name}`, sample.collected.v8Bytes / MEGABYTE)
+          put(`beside V8 MB, ${name}`, (sample.rssBytes - sample.collected.v8Bytes) / MEGABYTE)
+        }
         put(`descriptors, ${name}`, sample.descriptors)
         put(`timers, ${name}`, sample.timers)
         put(`handles, ${name}`, sample.handles)

@@ -6,12 +6,13 @@ import { sumOf } from '../metrics-text.ts'
 import type { Program } from '../program.ts'
 import type { Bench } from '../row.ts'
 import type { Stand } from '../stand.ts'
+import type { Collected } from './collect.ts'
 
 export interface ProcessSample {
   rssBytes: number
   heapBytes: number
-  /** Heap and buffers after the last collection of everything; undefined where none is made (collect.ts). */
-  liveBytes: number | undefined
+  /** After the last collection of everything; undefined where none is made (collect.ts). */
+  collected: Collected | undefined
   descriptors: number
   timers: number
   /** Sockets, pipes and the like that Node holds. */
@@ -64,7 +65,7 @@ async function sampleProcess(
     {
       rssBytes: program.rssBytes(),
       heapBytes: sumOf(text, 'nodejs_heap_size_used_bytes'),
-      liveBytes: readNumber(join(liveFolder, `${program.pid}`)),
+      collected: readCollected(join(liveFolder, `${program.pid}`)),
       descriptors: program.descriptors(),
       timers: sumOf(text, 'nodejs_active_resources', { type: 'Timeout' }),
       handles: sumOf(text, 'nodejs_active_handles_total'),
@@ -73,8 +74,8 @@ async function sampleProcess(
   ]
 }
 
-function readNumber(path: string): number | undefined {
-  return existsSync(path) ? Number(readFileSync(path, 'utf8')) : undefined
+function readCollected(path: string): Collected | undefined {
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as Collected) : undefined
 }
 
 async function sampleStore(redis: Redis): Promise<StoreSample> {
