@@ -14,8 +14,8 @@ export interface WatchedProcess {
   readonly pid: number
   /** Resolves when it has ended, for whatever reason, with how ("exit code 1", "signal SIGTERM"). */
   readonly exited: Promise<string>
-  /** Asks it to end, and makes it after `patienceMs`. */
-  stop(patienceMs: number): Promise<void>
+  /** Asks it to end, by SIGTERM unless it has a better word for it, and makes it after `patienceMs`. */
+  stop(patienceMs: number, signal?: NodeJS.Signals): Promise<void>
   /** Ends it this instant. */
   kill(): void
 }
@@ -30,13 +30,15 @@ exec "$@"`
 
 /**
  * Starts the program in a process group of its own: Ctrl-C must not reach it before those who use it.
- * `onLine` gets every line it prints; `scratch` is a folder to remove should we be killed.
+ * `onLine` gets every line it prints; `scratch` is a folder to remove should we be killed; `identity` is whom to run
+ * it as.
  */
 export function startWatched(
   command: readonly [string, ...string[]],
   options: {
     env?: NodeJS.ProcessEnv | undefined
     scratch?: string | undefined
+    identity?: { uid: number; gid: number } | undefined
     onLine: (line: string) => void
   },
 ): WatchedProcess {
@@ -50,6 +52,7 @@ export function startWatched(
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
     env: options.env ?? process.env,
+    ...options.identity,
   })
   for (const stream of [child.stdout, child.stderr]) if (stream) readLines(stream, options.onLine)
   // The fourth and not stdin, which Node closes before anybody learns of the exit.
@@ -65,8 +68,8 @@ export function startWatched(
   return {
     pid: child.pid ?? 0,
     exited,
-    async stop(patienceMs) {
-      child.kill('SIGTERM')
+    async stop(patienceMs, signal = 'SIGTERM') {
+      child.kill(signal)
       const force = setTimeout(() => child.kill('SIGKILL'), patienceMs)
       await exited
       clearTimeout(force)

@@ -1,13 +1,15 @@
-/** A Postgres of this machine's own programs, in a folder that goes away with it. */
-import { execFile, spawn } from 'node:child_process'
+/** A Postgres of this machine's own programs, in a folder that goes away with it, as it does with this process. */
+import { execFile } from 'node:child_process'
 import { chownSync, existsSync, globSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { freePort } from '../../deploy/local/ports.ts'
+import { startWatched } from '../../deploy/local/watched-process.ts'
 
 const run = promisify(execFile)
 const START_TIMEOUT_MS = 20_000
+const STOP_MS = 10_000
 
 /**
  * Resolves to undefined when no Postgres is installed. It refuses to run as root, so root lends it a user.
@@ -25,9 +27,11 @@ export async function startPostgres({ durable }: { durable: boolean } = { durabl
   if (owner !== 'self') chownSync(folder, owner.uid, owner.gid)
   const data = join(folder, 'data')
   await run(join(programs, 'initdb'), ['-D', data, '-U', 'postgres', '-A', 'trust', '--no-sync'], identity)
-  const server = spawn(
-    join(programs, 'postgres'),
+  const ready = Promise.withResolvers<void>()
+  let log = ''
+  const server = startWatched(
     [
+      join(programs, 'postgres'),
       '-D',
       data,
       '-p',
@@ -41,31 +45,25 @@ export async function startPostgres({ durable }: { durable: boolean } = { durabl
       '-c',
       'max_connections=200',
     ],
-    { ...identity, stdio: ['ignore', 'ignore', 'pipe'] },
+    {
+      identity: owner === 'self' ? undefined : owner,
+      scratch: folder,
+      onLine(line) {
+        log = `${log}${line}\n`.slice(-4_000)
+        if (line.includes('ready to accept connections')) ready.resolve()
+      },
+    },
   )
-  await new Promise<void>((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error('Postgres did not start in time')), START_TIMEOUT_MS)
-    let log = ''
-    server.stderr.setEncoding('utf8').on('data', (text: string) => {
-      log = (log + text).slice(-4_000)
-      if (log.includes('ready to accept connections')) {
-        clearTimeout(timer)
-        resolve()
-      }
-    })
-    server.once('exit', () => reject(new Error(`Postgres ended:\n${log}`)))
-  })
+  const timer = setTimeout(() => ready.reject(new Error('Postgres did not start in time')), START_TIMEOUT_MS)
+  void server.exited.then(() => ready.reject(new Error(`Postgres ended:\n${log}`)))
+  await ready.promise.finally(() => clearTimeout(timer))
 
   return {
     url: `postgres://postgres@127.0.0.1:${port}/postgres`,
     how: `${programs}/postgres on 127.0.0.1:${port}`,
     pid: server.pid,
     async stop() {
-      if (server.exitCode === null && server.signalCode === null) {
-        const ended = new Promise((resolve) => server.once('exit', resolve))
-        server.kill('SIGQUIT') // at once: nothing of it is kept
-        await ended
-      }
+      await server.stop(STOP_MS, 'SIGQUIT') // at once: nothing of it is kept
       rmSync(folder, { recursive: true, force: true })
     },
   }
