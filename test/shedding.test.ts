@@ -137,7 +137,7 @@ describe('an event loop that is late', () => {
 // A busy machine takes long to start a process.
 describe('a gateway whose event loop is blocked', { timeout: 90_000 }, () => {
   test('refuses the logins that waited in their sockets, not the validations, and then goes on', async () => {
-    const { wechat, gateway, metric, logInNew } = await startBlockable(800)
+    const { wechat, gateway, metric, logInNew } = await startBlockable(1_200)
     const { token } = (await logInNew()).body
     const codes = wechat.issueCodes(5).map(({ code }) => code)
 
