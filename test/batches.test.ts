@@ -4,34 +4,19 @@
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { subjectOf } from '../src/subject.ts'
 import { createBatchedUsers } from '../workers/batches.ts'
-import type { Database } from '../workers/database.ts'
 import { createErasures } from '../workers/erasures.ts'
 import { createProvisionMany } from '../workers/provision-many.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
-import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
-import type { OpenedEngine } from './harness/engines.ts'
+import { ENGINES, withDatabase } from './harness/engines.ts'
 
 const APPID = 'wx-batches'
 
 describe.each(ENGINES)('on $name', ({ open }) => {
-  let databases: readonly Database[] = []
-  let close: OpenedEngine['close'] | undefined
-  beforeAll(async () => {
-    ;({ databases, close } = await open())
-    await databases[0]?.migrate()
-  }, ENGINE_START_MS)
-  afterAll(async () => {
-    await close?.()
-  })
-  const db = (at = 0) => {
-    const database = databases[at % databases.length]
-    if (database === undefined) throw new Error('no database')
-    return database.db
-  }
+  const db = withDatabase(open)
   const provisionMany = (batch: readonly SeenIdentity[]) => createProvisionMany(db())(batch)
   const provisionUser = (seen: SeenIdentity) => createUsers(db()).provisionUser(seen)
 

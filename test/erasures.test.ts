@@ -4,15 +4,13 @@
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { subjectOf } from '../src/subject.ts'
 import { ErasedSince } from '../workers/database-errors.ts'
-import type { Database } from '../workers/database.ts'
 import { createErasures } from '../workers/erasures.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
-import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
-import type { OpenedEngine } from './harness/engines.ts'
+import { ENGINES, withDatabase } from './harness/engines.ts'
 
 /** A minute ago: erasures of long ago are forgotten. */
 const T = Date.now() - 60_000
@@ -26,21 +24,7 @@ const login = (own: Partial<SeenIdentity> = {}): SeenIdentity => ({
 })
 
 describe.each(ENGINES)('on $name', ({ open }) => {
-  let database: Database | undefined
-  let close: OpenedEngine['close'] | undefined
-  const db = () => {
-    if (database === undefined) throw new Error('no database')
-    return database.db
-  }
-  beforeAll(async () => {
-    const opened = await open()
-    close = opened.close
-    database = opened.databases[0]
-    await database.migrate()
-  }, ENGINE_START_MS)
-  afterAll(async () => {
-    await close?.()
-  })
+  const db = withDatabase(open)
 
   const provision = (seen: SeenIdentity) => createUsers(db()).provisionUser(seen)
   const erase = ({ appid, openid }: SeenIdentity, erasedAtMs: number) =>

@@ -5,14 +5,12 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { KyselyPlugin } from 'kysely'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { Secret } from '../src/secret.ts'
 import type { WebhookEndpoint } from '../src/webhook-endpoints.ts'
-import type { Database } from '../workers/database.ts'
 import { createDeliveries, LEASE_SECONDS, SWEEP_ROWS } from '../workers/webhooks/deliveries.ts'
 import { createOutbox } from '../workers/webhooks/outbox.ts'
-import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
-import type { OpenedEngine } from './harness/engines.ts'
+import { ENGINES, withDatabase } from './harness/engines.ts'
 
 const endpoint = (): WebhookEndpoint => ({
   name: `n-${randomUUID()}`,
@@ -24,21 +22,7 @@ const endpoint = (): WebhookEndpoint => ({
 })
 
 describe.each(ENGINES)('deliveries on $name', ({ open }) => {
-  let database: Database | undefined
-  let close: OpenedEngine['close'] | undefined
-  const db = () => {
-    if (database === undefined) throw new Error('no database')
-    return database.db
-  }
-  beforeAll(async () => {
-    const opened = await open()
-    close = opened.close
-    database = opened.databases[0]
-    await database.migrate()
-  }, ENGINE_START_MS)
-  afterAll(async () => {
-    await close?.()
-  })
+  const db = withDatabase(open)
 
   /** An endpoint with so many events to be told, and its rows changed from behind. */
   async function several(count: number) {

@@ -4,20 +4,18 @@
  * Postgres.
  */
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { Secret } from '../src/secret.ts'
 import { subjectOf } from '../src/subject.ts'
 import { EVENT_TYPES } from '../src/webhook-endpoints.ts'
 import type { WebhookEndpoint } from '../src/webhook-endpoints.ts'
-import type { Database } from '../workers/database.ts'
 import { createErasures } from '../workers/erasures.ts'
 import { createProvisionMany } from '../workers/provision-many.ts'
 import { createUsers } from '../workers/users.ts'
 import type { SeenIdentity } from '../workers/users.ts'
 import { createDeliveries, LEASE_SECONDS } from '../workers/webhooks/deliveries.ts'
 import { createOutbox } from '../workers/webhooks/outbox.ts'
-import { ENGINE_START_MS, ENGINES } from './harness/engines.ts'
-import type { OpenedEngine } from './harness/engines.ts'
+import { ENGINES, withDatabase } from './harness/engines.ts'
 
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 /** A minute ago: erasures of long ago are forgotten. */
@@ -47,21 +45,7 @@ const ways = [
 describe.each(ENGINES.flatMap((engine) => ways.map((way) => ({ ...engine, ...way }))))(
   'on $name, $way',
   ({ open, batched }) => {
-    let database: Database | undefined
-    let close: OpenedEngine['close'] | undefined
-    const db = () => {
-      if (database === undefined) throw new Error('no database')
-      return database.db
-    }
-    beforeAll(async () => {
-      const opened = await open()
-      close = opened.close
-      database = opened.databases[0]
-      await database.migrate()
-    }, ENGINE_START_MS)
-    afterAll(async () => {
-      await close?.()
-    })
+    const db = withDatabase(open)
 
     /** A store that tells one endpoint, and what it was told. */
     function tell(own: Partial<WebhookEndpoint> = {}) {

@@ -14,7 +14,7 @@ export interface WatchedProcess {
   readonly pid: number
   /** Resolves when it has ended, for whatever reason, with how ("exit code 1", "signal SIGTERM"). */
   readonly exited: Promise<string>
-  /** Asks it to end, by SIGTERM unless it has a better word for it, and makes it after `patienceMs`. */
+  /** Asks it to end, by `signal` (SIGTERM), and makes it after `patienceMs`. */
   stop(patienceMs: number, signal?: NodeJS.Signals): Promise<void>
   /** Ends it this instant. */
   kill(): void

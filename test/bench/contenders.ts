@@ -5,6 +5,7 @@
 import { existsSync } from 'node:fs'
 import { freePort } from '../../deploy/local/ports.ts'
 import { startRedis } from '../../deploy/local/redis-server.ts'
+import { CONTAINER_MEMORY } from '../faults/program.ts'
 import { newSecrets } from '../faults/stand.ts'
 import type { Wechat } from '../faults/wechat.ts'
 import type { Closing } from './closing.ts'
@@ -43,7 +44,7 @@ const RECIPES = {
   'gateway-512mb': {
     is: 'this gateway with the heap that Node takes in a container of 512 MB',
     ...GATEWAY,
-    env: { NODE_OPTIONS: '--max-old-space-size=256 --max-semi-space-size=4', MALLOC_ARENA_MAX: '2' },
+    env: CONTAINER_MEMORY,
   },
   'gateway-traced-1': { is: 'this gateway, 1 % of its requests traced', ...GATEWAY, traced: '0.01' },
   'gateway-traced': { is: 'this gateway, all requests traced', ...GATEWAY, traced: '1' },

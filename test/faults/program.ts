@@ -13,6 +13,12 @@ import { join } from 'node:path'
 export const PROGRAM_ROOT = process.env['FAULTS_ROOT'] ?? new URL('../../', import.meta.url).pathname
 
 const { PATH = '', LD_LIBRARY_PATH } = process.env
+/** A process on this host with the memory of its container: as the image sets malloc, and Node its heap where there are 512 MB. */
+export const CONTAINER_MEMORY = {
+  MALLOC_ARENA_MAX: '2',
+  NODE_OPTIONS: '--max-old-space-size=256 --max-semi-space-size=4',
+}
+
 /** What every process needs of our environment; nothing else gets in by accident. */
 const BASE_ENVIRONMENT: Readonly<Record<string, string>> = {
   PATH: `${PATH}:/usr/sbin:/usr/local/sbin`,

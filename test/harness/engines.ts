@@ -1,9 +1,11 @@
 /** The databases that a test of the store of users runs on: the embedded one and, where one can be started, a real Postgres. */
 import { PGlite } from '@electric-sql/pglite'
 import { PGliteDialect } from 'kysely'
-import { inject } from 'vitest'
+import type { Kysely } from 'kysely'
+import { afterAll, beforeAll, inject } from 'vitest'
 import { createDatabase } from '../../workers/database.ts'
 import type { Database } from '../../workers/database.ts'
+import type { Schema } from '../../workers/migrations.ts'
 import { createPostgresDatabase } from '../postgres-database.ts'
 
 export interface OpenedEngine {
@@ -46,3 +48,20 @@ const ALL: readonly Engine[] = [
 ]
 
 export const ENGINES = ALL.slice(0, postgresUrl ? 2 : 1)
+
+/** An empty, migrated database for the tests of a describe(). What it returns gives one of its pools, by turns. */
+export function withDatabase(open: Engine['open']): (at?: number) => Kysely<Schema> {
+  let opened: OpenedEngine | undefined
+  beforeAll(async () => {
+    opened = await open()
+    await opened.databases[0].migrate()
+  }, ENGINE_START_MS)
+  afterAll(async () => {
+    await opened?.close()
+  })
+  return (at = 0) => {
+    const database = opened?.databases[at % opened.databases.length]
+    if (database === undefined) throw new Error('no database')
+    return database.db
+  }
+}

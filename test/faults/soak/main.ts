@@ -15,6 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { checkInvariants } from '../invariants.ts'
 import { stopSharedPostgres } from '../postgres.ts'
+import { CONTAINER_MEMORY } from '../program.ts'
 import { describeFigure, runRow } from '../row.ts'
 import type { Bench } from '../row.ts'
 import { startStand } from '../stand.ts'
@@ -62,10 +63,9 @@ const ENVIRONMENT = {
   // Short lives, so that what ends by not being used comes and goes many times in the hour.
   SESSION_TTL_SECONDS: '300',
   PROVISION_REFRESH_SECONDS: '120',
-  // As the image has it, and as Node sizes its heap in a container of 512 MB, which is what docker-compose.yml gives it.
-  MALLOC_ARENA_MAX: '2',
+  ...CONTAINER_MEMORY,
   SOAK_FOLDER: mkdtempSync(join(tmpdir(), 'soak-live-')),
-  NODE_OPTIONS: `--max-old-space-size=256 --max-semi-space-size=4 --import ${new URL('collect.ts', import.meta.url).href}`,
+  NODE_OPTIONS: `${CONTAINER_MEMORY.NODE_OPTIONS} --import ${new URL('collect.ts', import.meta.url).href}`,
 }
 
 await takePrecedence()
